@@ -1,0 +1,100 @@
+# CI runs `make test` and nothing else; see .ci/run.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+BIN           := $(CURDIR)/bin
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.1
+COMPOSE       := $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
+
+# The crash tests stop the program at named points, which only this tag compiles in.
+TEST_TAGS    := failpoint
+TEST_FLAGS   ?= -count=1 -timeout 20m
+FUZZ_TIME    ?= 20s
+BENCH_FLAGS  ?= -benchtime 1s
+# A single package or test, for example: make test PKG=./internal/encode RUN=TestFloat
+PKG          ?= ./...
+RUN          ?=
+
+# The tests and the demo take the S3 server from here.
+export ARCHIVER_S3DEV := $(BIN)/archiver-s3dev
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/archiver (static, no C compiler needed)
+	CGO_ENABLED=0 go build -trimpath -o $(BIN)/archiver ./cmd/archiver
+
+.PHONY: demo
+demo: deps build ## Archive, verify and delete on local servers; leaves nothing running
+	$(BIN)/archiver demo
+
+.PHONY: test
+test: deps vet ## Everything that CI runs: vet, unit, integration and crash tests
+	go test -tags $(TEST_TAGS) $(TEST_FLAGS) $(if $(RUN),-run '$(RUN)') $(PKG)
+	go -C tools/s3dev test $(TEST_FLAGS) ./...
+
+.PHONY: integration
+integration: deps ## Only the integration, crash and command-line tests
+	go test -tags $(TEST_TAGS) $(TEST_FLAGS) $(if $(RUN),-run '$(RUN)') ./tests/...
+
+.PHONY: race
+race: deps ## The tests under the race detector (needs a C compiler)
+	go test -race -tags $(TEST_TAGS) $(TEST_FLAGS) $(if $(RUN),-run '$(RUN)') $(PKG)
+
+.PHONY: vet
+vet: ## Check formatting and run go vet, with and without the tests' build tag
+	@unformatted=$$(gofmt -l .); if [[ -n $$unformatted ]]; then echo "not formatted, run make fmt:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go vet -tags $(TEST_TAGS) ./...
+	go -C tools/s3dev vet ./...
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## Run golangci-lint (its first build takes two minutes)
+	$(BIN)/golangci-lint run --build-tags $(TEST_TAGS) $(PKG)
+
+$(BIN)/golangci-lint: Makefile
+	GOBIN=$(BIN) go install $(GOLANGCI_LINT)
+	touch $@
+
+.PHONY: fuzz
+fuzz: deps ## Run each fuzz target for FUZZ_TIME (20s)
+	@for pkg in $$(go list ./...); do \
+	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$target"; \
+	    go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZ_TIME) $$pkg; \
+	  done; \
+	done
+
+.PHONY: bench
+bench: deps ## Run the benchmarks
+	go test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) $(PKG)
+
+.PHONY: fmt
+fmt: $(BIN)/golangci-lint ## Format the code
+	$(BIN)/golangci-lint fmt
+
+.PHONY: deps
+deps: ## Find or install PostgreSQL's programs, and build the local S3 server
+	@echo "PostgreSQL: $$(scripts/postgres.sh install)"
+	@echo "S3 server: $(ARCHIVER_S3DEV) (a first build takes about a minute)"
+	@CGO_ENABLED=0 go -C tools/s3dev build -trimpath -ldflags '-s -w' -o $(ARCHIVER_S3DEV) .
+
+.PHONY: up
+up: ## Start the stack of docker-compose.yml; WORKERS=4 for a larger fleet
+	$(COMPOSE) up --build --detach --scale worker=$(or $(WORKERS),1)
+
+.PHONY: down
+down: ## Stop the stack and remove its data
+	$(COMPOSE) down --volumes --remove-orphans
+
+.PHONY: compose-check
+compose-check: ## Check docker-compose.yml; needs no Docker engine
+	$(COMPOSE) config -q
+
+.PHONY: clean
+clean: ## Remove what was built here
+	rm -rf $(BIN)

@@ -1,0 +1,10 @@
+// Package fleet keeps worker replicas honest about being alive, and gives an
+// operator hold of what they work on.
+//
+// River notices a dead client only after its rescue threshold. So each replica
+// holds a lease on the control database's clock. Any replica that finds a lease
+// run out removes it and returns the dead one's running jobs to the queue. A
+// replica that cannot renew stops at once: its jobs may already be running
+// elsewhere. Even if it did not stop, the ledger's attempt numbers keep a late
+// one from deleting anything.
+package fleet

@@ -1,0 +1,282 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/encode"
+)
+
+// Table is a source table as the catalog describes it in one snapshot.
+type Table struct {
+	Config      config.Table
+	OID         uint32
+	Kind        string // pg_class.relkind: r or p once preflighted
+	Columns     []Column
+	PrimaryKey  []string // in key order; empty without one
+	Key         []Column // timestamp column first, then the rest of the primary key
+	Fingerprint string
+}
+
+// Column is one column as it is archived.
+type Column struct {
+	Name      string
+	Type      string // as format_type prints it with an empty search_path
+	NotNull   bool
+	Identity  string // pg_attribute.attidentity
+	Generated string // pg_attribute.attgenerated
+	encode    encode.Type
+	omitNull  bool
+	expr      string // what COPY selects for it
+	readable  bool
+	baseOID   uint32
+}
+
+// NotFoundError says that a configured table or its timestamp column is not there.
+type NotFoundError struct{ Table, Column string }
+
+func (e *NotFoundError) Error() string {
+	if e.Column != "" {
+		return fmt.Sprintf("table %s has no column %q", e.Table, e.Column)
+	}
+	return fmt.Sprintf("table %s does not exist, or its schema is not visible to this role", e.Table)
+}
+
+// name is the quoted table with its alias; ONLY keeps inheritance children out,
+// whose rows have columns that would not be archived.
+func (t *Table) name() string {
+	n := pgx.Identifier{t.Config.Schema, t.Config.Name}.Sanitize()
+	if t.Kind == "p" {
+		return n + " AS t"
+	}
+	return "ONLY " + n + " AS t"
+}
+
+// timestamp is the quoted timestamp column.
+func (t *Table) timestamp() string { return col(t.Config.TimestampColumn) }
+
+func col(name string) string { return "t." + pgx.Identifier{name}.Sanitize() }
+
+// KeyColumns are the names of the key, timestamp column first.
+func (t *Table) KeyColumns() []string {
+	out := make([]string, len(t.Key))
+	for i, c := range t.Key {
+		out[i] = c.Name
+	}
+	return out
+}
+
+// Encoding tells package encode how the COPY of this table is to be read.
+func (t *Table) Encoding() (columns []encode.Column, key []int) {
+	for _, c := range t.Columns {
+		columns = append(columns, encode.Column{Name: c.Name, Type: c.encode, OmitNull: c.omitNull})
+	}
+	for _, k := range t.Key {
+		key = append(key, slices.IndexFunc(t.Columns, func(c Column) bool { return c.Name == k.Name }))
+	}
+	return columns, key
+}
+
+const classSQL = `
+SELECT c.oid, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2`
+
+// columnsSQL reads the columns and, for each type, what it is made of: its base
+// type below domains, and whether an array, a json value or a type with a cast
+// to json of its own is somewhere inside it.
+const columnsSQL = `
+WITH RECURSIVE base(attnum, typ) AS (
+	SELECT attnum, atttypid FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
+	UNION
+	SELECT b.attnum, y.typbasetype FROM base b JOIN pg_type y ON y.oid = b.typ WHERE y.typtype = 'd'
+), inside(attnum, typ) AS (
+	SELECT attnum, typ FROM base
+	UNION
+	SELECT i.attnum, x.typ FROM inside i JOIN pg_type y ON y.oid = i.typ CROSS JOIN LATERAL (
+		SELECT y.typbasetype AS typ WHERE y.typtype = 'd'
+		UNION ALL SELECT y.typelem WHERE y.typelem <> 0 AND y.typsubscript = 'array_subscript_handler'::regproc
+		UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE y.typtype = 'c' AND a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+	) x
+)
+SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity::text, a.attgenerated::text,
+       has_column_privilege(a.attrelid, a.attnum, 'SELECT'), y.oid, y.typtype::text,
+       y.typelem <> 0 AND y.typsubscript = 'array_subscript_handler'::regproc,
+       coalesce((SELECT e.typtype IN ('b', 'e') AND e.typelem = 0 FROM pg_type e WHERE e.oid = y.typelem), false),
+       y.typelem IN ('json'::regtype, 'jsonb'::regtype),
+       EXISTS (SELECT FROM inside i JOIN pg_type e ON e.oid = i.typ WHERE i.attnum = a.attnum AND e.typelem <> 0 AND e.typsubscript = 'array_subscript_handler'::regproc),
+       EXISTS (SELECT FROM inside i WHERE i.attnum = a.attnum AND i.typ IN ('json'::regtype, 'jsonb'::regtype)),
+       EXISTS (SELECT FROM inside i JOIN pg_cast k ON k.castsource = i.typ AND k.casttarget = 'json'::regtype WHERE i.attnum = a.attnum AND i.typ >= 16384)
+FROM pg_attribute a
+JOIN LATERAL (SELECT y.* FROM base b JOIN pg_type y ON y.oid = b.typ WHERE b.attnum = a.attnum AND y.typtype <> 'd') y ON true
+WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum`
+
+const primaryKeySQL = `
+SELECT a.attname FROM pg_index i
+CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indrelid = $1 AND i.indisprimary AND k.n <= i.indnkeyatts ORDER BY k.n`
+
+// describe reads the table in the transaction's snapshot. What it finds may be
+// unfit for archiving; preflight says so.
+func (t *tx) describe(ctx context.Context, c config.Table) (*Table, error) {
+	out := &Table{Config: c}
+	err := t.conn.QueryRow(ctx, classSQL, c.Schema, c.Name).Scan(&out.OID, &out.Kind)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, &NotFoundError{Table: c.String()}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog entry of %s: %w", c, err)
+	}
+	rows, err := t.conn.Query(ctx, columnsSQL, out.OID)
+	if err != nil {
+		return nil, fmt.Errorf("read the columns of %s: %w", c, err)
+	}
+	out.Columns, err = pgx.CollectRows(rows, scanColumn)
+	if err != nil {
+		return nil, fmt.Errorf("read the columns of %s: %w", c, err)
+	}
+	rows, err = t.conn.Query(ctx, primaryKeySQL, out.OID)
+	if err != nil {
+		return nil, fmt.Errorf("read the primary key of %s: %w", c, err)
+	}
+	if out.PrimaryKey, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		return nil, fmt.Errorf("read the primary key of %s: %w", c, err)
+	}
+	ts, ok := out.column(c.TimestampColumn)
+	if !ok {
+		return nil, &NotFoundError{Table: c.String(), Column: c.TimestampColumn}
+	}
+	out.Key = []Column{ts}
+	for _, name := range out.PrimaryKey {
+		if k, ok := out.column(name); ok && name != c.TimestampColumn {
+			out.Key = append(out.Key, k)
+		}
+	}
+	out.Fingerprint, err = t.fingerprint(ctx, out.OID)
+	return out, err
+}
+
+func (t *Table) column(name string) (Column, bool) {
+	i := slices.IndexFunc(t.Columns, func(c Column) bool { return c.Name == name })
+	if i < 0 {
+		return Column{}, false
+	}
+	return t.Columns[i], true
+}
+
+func scanColumn(row pgx.CollectableRow) (Column, error) {
+	var (
+		c                                           Column
+		typtype                                     string
+		isArray, plainElements, jsonElements        bool
+		holdsArray, holdsJSON, holdsOwnJSONCastType bool
+	)
+	if err := row.Scan(&c.Name, &c.Type, &c.NotNull, &c.Identity, &c.Generated, &c.readable, &c.baseOID, &typtype,
+		&isArray, &plainElements, &jsonElements, &holdsArray, &holdsJSON, &holdsOwnJSONCastType); err != nil {
+		return c, err
+	}
+	c.expr, c.encode = col(c.Name), encode.TypeRawJSON
+	fast, known := encode.TypeFor(c.baseOID)
+	asText := "to_json(" + c.expr + "::text)"
+	asJSON := "to_json(" + c.expr + ")"
+	switch {
+	case known:
+		c.encode = fast
+		c.omitNull = fast == encode.TypeJSON || fast == encode.TypeJSONB
+		return c, nil
+	case typtype == "e": // its binary form is the label
+		c.encode = encode.TypeText
+		return c, nil
+	case holdsOwnJSONCastType:
+		// json_populate_record reads such a type through its input function, which
+		// does not take what the cast to json printed.
+		c.expr = asText
+	case isArray && (plainElements || jsonElements):
+		// Bounds other than 1 are in the text form only, which then starts with [.
+		lost := c.expr + "::text LIKE '[%'"
+		if jsonElements {
+			kind := "json_typeof"
+			if c.baseOID == jsonbArrayOID {
+				kind = "jsonb_typeof"
+			}
+			lost += " OR EXISTS (SELECT FROM unnest(" + c.expr + ") e WHERE " + kind + "(e) = 'null')"
+		}
+		c.expr = "CASE WHEN " + lost + " THEN " + asText + " ELSE " + asJSON + " END"
+	case holdsArray || holdsJSON:
+		// Nested: take the text form whenever the value might hold what JSON loses.
+		var lost []string
+		if holdsArray {
+			lost = append(lost, c.expr+"::text LIKE '%]={%'")
+		}
+		if holdsJSON {
+			lost = append(lost, c.expr+"::text LIKE '%null%'")
+		}
+		c.expr = "CASE WHEN " + strings.Join(lost, " OR ") + " THEN " + asText + " ELSE " + asJSON + " END"
+	default:
+		c.expr = asJSON
+	}
+	return c, nil
+}
+
+// jsonbArrayOID is the type jsonb[].
+const jsonbArrayOID = 3807
+
+// fingerprintSQL lists, one line each, everything in the catalogs that decides
+// what a DELETE on the table means, for the table and each of its partitions.
+const fingerprintSQL = `
+WITH rel AS (SELECT $1::oid AS oid UNION SELECT relid FROM pg_partition_tree($1::oid))
+SELECT encode(sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"), 'UTF8')), 'hex') FROM (
+	SELECT concat_ws('|', 'class', c.oid, c.relkind, c.relpersistence, c.relam, c.relrowsecurity, c.relforcerowsecurity, c.relreplident, pg_get_expr(c.relpartbound, c.oid)) AS line
+	FROM pg_class c JOIN rel ON rel.oid = c.oid
+	UNION ALL
+	SELECT concat_ws('|', 'column', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, a.attisdropped, a.atthasmissing, a.attmissingval::text)
+	FROM pg_attribute a JOIN rel ON rel.oid = a.attrelid WHERE a.attnum > 0
+	UNION ALL
+	SELECT concat_ws('|', 'key', i.indexrelid, i.indrelid, i.indkey, i.indisprimary, i.indisvalid)
+	FROM pg_index i JOIN rel ON rel.oid = i.indrelid WHERE i.indisprimary
+	UNION ALL
+	SELECT concat_ws('|', 'inbound', k.oid, k.conrelid, k.confrelid, k.confdeltype, k.conkey, k.confkey)
+	FROM pg_constraint k JOIN rel ON rel.oid = k.confrelid WHERE k.contype = 'f'
+	UNION ALL
+	SELECT concat_ws('|', 'trigger', g.oid, g.tgrelid, g.tgname, g.tgtype, g.tgenabled, g.tgfoid)
+	FROM pg_trigger g JOIN rel ON rel.oid = g.tgrelid WHERE NOT g.tgisinternal
+	UNION ALL
+	SELECT concat_ws('|', 'rule', w.oid, w.ev_class, w.ev_type, w.ev_enabled, w.is_instead)
+	FROM pg_rewrite w JOIN rel ON rel.oid = w.ev_class
+	UNION ALL
+	SELECT concat_ws('|', 'policy', p.oid, p.polrelid, p.polcmd, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid))
+	FROM pg_policy p JOIN rel ON rel.oid = p.polrelid
+	UNION ALL
+	SELECT concat_ws('|', 'child', h.inhrelid, h.inhparent)
+	FROM pg_inherits h JOIN rel ON rel.oid = h.inhparent
+) lines`
+
+// fingerprint hashes the catalog entries of the table. Equal fingerprints in the
+// read and in the delete mean that nobody added a column, a cascade, a trigger,
+// a rule or a policy in between.
+func (t *tx) fingerprint(ctx context.Context, oid uint32) (string, error) {
+	var sum string
+	err := t.conn.QueryRow(ctx, fingerprintSQL, oid).Scan(&sum)
+	if err != nil {
+		return "", fmt.Errorf("read the catalog fingerprint: %w", err)
+	}
+	return sum, nil
+}
+
+// Describe reads the table in a transaction of its own.
+func (d *DB) Describe(ctx context.Context, c config.Table) (*Table, error) {
+	var out *Table
+	err := d.inTx(ctx, readOnly, "", func(t *tx) error {
+		var err error
+		out, err = t.describe(ctx, c)
+		return err
+	})
+	return out, err
+}

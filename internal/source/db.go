@@ -1,0 +1,178 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+)
+
+// DB is a source database: the pool of connections to its primary.
+type DB struct {
+	Name string
+	Pool *pgxpool.Pool
+}
+
+// Open prepares the pool of a source database. It does not connect; Ping does.
+// purpose ends up in application_name, so that a DBA sees who holds a session.
+func Open(ctx context.Context, c config.Database, purpose string) (*DB, error) {
+	pc, err := pgxpool.ParseConfig(c.Primary.Reveal())
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", c.Name, err)
+	}
+	pc.MaxConns = int32(c.PoolSize) //nolint:gosec // validated to be small
+	// Statements carry literals and are run once: preparing them gains nothing and
+	// breaks behind PgBouncer in transaction mode.
+	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	pc.ConnConfig.RuntimeParams["application_name"] = "archiver " + purpose
+	if pc.ConnConfig.ConnectTimeout == 0 {
+		pc.ConnConfig.ConnectTimeout = 10 * time.Second
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		return nil, fmt.Errorf("database %s: %w", c.Name, err)
+	}
+	return &DB{Name: c.Name, Pool: pool}, nil
+}
+
+// Close ends all connections.
+func (d *DB) Close() { d.Pool.Close() }
+
+// MinServerVersion is the oldest server_version_num that is supported.
+const MinServerVersion = 140000
+
+// Ping connects and refuses servers that are too old.
+func (d *DB) Ping(ctx context.Context) error {
+	var num int
+	var version string
+	err := d.Pool.QueryRow(ctx, `SELECT current_setting('server_version_num')::int, current_setting('server_version')`).Scan(&num, &version)
+	if err != nil {
+		return fmt.Errorf("connect to database %s: %w", d.Name, err)
+	}
+	if num < MinServerVersion {
+		return &VersionError{Database: d.Name, Version: version}
+	}
+	return nil
+}
+
+// VersionError says that a server is older than the oldest supported one.
+type VersionError struct{ Database, Version string }
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("database %s runs PostgreSQL %s; the archiver needs 14 or later", e.Database, e.Version)
+}
+
+// access modes of begin.
+const (
+	readOnly  = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+	readWrite = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE"
+)
+
+// pinned decides the text form of every value that is read or compared. A change
+// here changes archived bytes: see docs/FORMAT.md.
+const pinned = `;
+SET LOCAL search_path = pg_catalog;
+SET LOCAL row_security = off;
+SET LOCAL client_encoding = 'UTF8';
+SET LOCAL TimeZone = 'UTC';
+SET LOCAL DateStyle = 'ISO';
+SET LOCAL IntervalStyle = 'postgres';
+SET LOCAL extra_float_digits = 1;
+SET LOCAL bytea_output = 'hex';
+SET LOCAL lc_monetary = 'C';
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL jit = off`
+
+// tx is a transaction with pinned settings on one connection.
+type tx struct {
+	conn *pgx.Conn
+	done bool
+}
+
+// inTx runs fn between BEGIN and ROLLBACK. fn that wants its changes to stay
+// calls commit itself, since only it knows what a lost answer to COMMIT means.
+// settings are further SET LOCAL statements, each with a leading semicolon.
+func (d *DB) inTx(ctx context.Context, mode, settings string, fn func(*tx) error) error {
+	c, err := d.Pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("connect to database %s: %w", d.Name, err)
+	}
+	defer c.Release()
+	t := &tx{conn: c.Conn()}
+	defer t.rollback(ctx)
+	// One round trip, and no snapshot yet: BEGIN and SET take none.
+	if _, err := t.conn.Exec(ctx, mode+pinned+settings, pgx.QueryExecModeSimpleProtocol); err != nil {
+		return fmt.Errorf("begin on database %s: %w", d.Name, err)
+	}
+	return fn(t)
+}
+
+// rollback leaves the connection clean even when ctx has ended; a connection on
+// which that fails is closed, and the server rolls back.
+func (t *tx) rollback(ctx context.Context) {
+	if t.done || t.conn.IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if _, err := t.conn.Exec(ctx, "ROLLBACK", pgx.QueryExecModeSimpleProtocol); err != nil {
+		_ = t.conn.Close(ctx)
+	}
+}
+
+// commit is not bound to ctx: once COMMIT is on its way, giving up early would
+// only turn a known outcome into an unknown one.
+func (t *tx) commit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	tag, err := t.conn.Exec(ctx, "COMMIT", pgx.QueryExecModeSimpleProtocol)
+	t.done = true
+	if err != nil {
+		_ = t.conn.Close(ctx)
+		return err
+	}
+	if tag.String() != "COMMIT" { // the server answers ROLLBACK for a failed transaction
+		return fmt.Errorf("commit was answered with %s", tag)
+	}
+	return nil
+}
+
+// quote has the server turn values into literals that it will read back as they
+// are. nil stays nil.
+func (t *tx) quote(ctx context.Context, values []string) ([]string, error) {
+	if len(values) == 0 {
+		return nil, nil
+	}
+	rows, err := t.conn.Query(ctx, `SELECT quote_literal(v) FROM unnest($1::text[]) WITH ORDINALITY u(v, n) ORDER BY n`, values)
+	if err != nil {
+		return nil, fmt.Errorf("quote the bounds: %w", err)
+	}
+	out, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("quote the bounds: %w", err)
+	}
+	return out, nil
+}
+
+// Identity names the server and its history: rows deleted on one timeline say
+// nothing about another.
+type Identity struct{ SystemID, Timeline string }
+
+// identity reads it from the WAL position, since pg_control_checkpoint() lags
+// behind after a promotion.
+func (t *tx) identity(ctx context.Context) (Identity, error) {
+	var id Identity
+	err := t.conn.QueryRow(ctx, `SELECT (SELECT system_identifier::text FROM pg_control_system()),
+		substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)`).Scan(&id.SystemID, &id.Timeline)
+	if err != nil {
+		return id, fmt.Errorf("read the server's identity: %w", err)
+	}
+	return id, nil
+}
+
+// milliseconds formats a duration for SET LOCAL.
+func milliseconds(d time.Duration) string { return fmt.Sprintf("'%dms'", d.Milliseconds()) }

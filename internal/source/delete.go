@@ -1,0 +1,241 @@
+package source
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/digest"
+	"github.com/audit-table-archiver/archiver/internal/failpoint"
+	"github.com/audit-table-archiver/archiver/internal/keyrange"
+)
+
+// DeleteRequest says which rows may go, and what must be true for it.
+type DeleteRequest struct {
+	Table       config.Table
+	Range       keyrange.Range
+	Digest      digest.Digest // exactly these row versions
+	Content     bool          // the digest covers their content
+	Fingerprint string        // the catalog as it was read
+	Identity    Identity      // the server and timeline that were read
+	LockKey     int64         // the batch's advisory lock
+	Timeout     time.Duration // statement_timeout
+	// Fence is called with the advisory lock held and before any row is locked. An
+	// error from it ends the transaction.
+	Fence func(context.Context) error
+}
+
+// Outcome says how a guarded delete ended. Only Deleted removed anything.
+type Outcome int
+
+// The outcomes of a guarded delete.
+const (
+	Deleted         Outcome = iota
+	TwinAtWork              // another attempt holds the batch's advisory lock
+	RowsLocked              // the rows are as they were read, but some are locked by others
+	RowsChanged             // rows were updated, deleted or inserted since the read
+	CatalogChanged          // the table is not defined as it was when it was read
+	TimelineChanged         // the server was failed over, or is another one
+)
+
+// String names the outcome in an operator's words.
+func (o Outcome) String() string {
+	switch o {
+	case Deleted:
+		return "deleted"
+	case TwinAtWork:
+		return "another attempt is at work on this batch"
+	case RowsLocked:
+		return "rows are locked by another session"
+	case RowsChanged:
+		return "rows changed since they were read"
+	case CatalogChanged:
+		return "the table's definition changed since the rows were read"
+	case TimelineChanged:
+		return "the server was failed over since the rows were read"
+	}
+	return "unknown"
+}
+
+// DeleteResult is the outcome with what an operator wants to know beside it.
+type DeleteResult struct {
+	Outcome Outcome
+	Found   digest.Digest // what the range holds instead, where that was read
+	LSN     string        // WAL position at or after the commit; empty if unknown
+}
+
+// CommitUnknownError says that COMMIT was sent and its answer was lost.
+type CommitUnknownError struct{ Err error }
+
+func (e *CommitUnknownError) Error() string {
+	return "the answer to COMMIT was lost, so it is not known whether the rows are deleted: " + e.Err.Error()
+}
+
+func (e *CommitUnknownError) Unwrap() error { return e.Err }
+
+// Delete removes exactly the row versions of the request, or nothing: one short
+// transaction on the primary that commits only if count and digest of what
+// DELETE returned are those of the object. After a *CommitUnknownError the outcome
+// must be found out with Resolve; any other error means that nothing was deleted.
+func (d *DB) Delete(ctx context.Context, r DeleteRequest) (DeleteResult, error) {
+	var res DeleteResult
+	settings := "; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '500ms'; SET LOCAL idle_in_transaction_session_timeout = '5s'" +
+		"; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
+	err := d.inTx(ctx, readWrite, settings, func(t *tx) error {
+		var err error
+		res, err = t.guardedDelete(ctx, r)
+		return err
+	})
+	if err != nil {
+		return res, fmt.Errorf("delete %s %s: %w", r.Table, r.Range, err)
+	}
+	return res, nil
+}
+
+func (t *tx) guardedDelete(ctx context.Context, r DeleteRequest) (DeleteResult, error) {
+	// The table lock comes before the first statement that takes a snapshot. In a
+	// repeatable-read transaction the catalog is read as of that snapshot, while the
+	// DELETE below acts on the catalog as it is: a trigger created between a
+	// snapshot and a later lock would fire without the fingerprint showing it.
+	if err := t.lockTable(ctx, r.Table); err != nil {
+		return DeleteResult{}, err
+	}
+	if ok, err := t.tryBatchLock(ctx, r.LockKey); err != nil || !ok {
+		return DeleteResult{Outcome: TwinAtWork}, err
+	}
+	if err := r.Fence(ctx); err != nil {
+		return DeleteResult{}, err
+	}
+	if id, err := t.identity(ctx); err != nil || id != r.Identity {
+		return DeleteResult{Outcome: TimelineChanged}, err
+	}
+	table, err := t.describe(ctx, r.Table)
+	if err != nil {
+		return DeleteResult{}, err
+	}
+	if table.Fingerprint != r.Fingerprint {
+		return DeleteResult{Outcome: CatalogChanged}, nil
+	}
+	where, err := t.predicate(ctx, table, r.Range)
+	if err != nil {
+		return DeleteResult{}, err
+	}
+	if res, err := t.lockRows(ctx, table, where, r); err != nil || res != nil {
+		if res == nil {
+			res = &DeleteResult{}
+		}
+		return *res, err
+	}
+	if err := failpoint.Hit(ctx, "delete:locked"); err != nil {
+		return DeleteResult{}, err
+	}
+	// min_retention is checked here once more, by the server's clock, whatever was
+	// planned, configured or typed.
+	gone, err := t.digestOf(ctx, "DELETE FROM "+table.name()+" WHERE "+where+
+		" AND "+table.timestamp()+" < "+age(r.Table, table.Key[0].Type, r.Table.MinRetention)+
+		" RETURNING "+identityList(r.Content), r.Content)
+	if err != nil {
+		return DeleteResult{}, err
+	}
+	if gone != r.Digest {
+		return DeleteResult{Outcome: RowsChanged, Found: gone}, nil
+	}
+	if err := failpoint.Hit(ctx, "delete:before-commit"); err != nil {
+		return DeleteResult{}, err
+	}
+	if err := t.commit(ctx); err != nil {
+		return DeleteResult{}, &CommitUnknownError{Err: err}
+	}
+	if err := failpoint.Hit(ctx, "delete:after-commit"); err != nil {
+		return DeleteResult{}, &CommitUnknownError{Err: err}
+	}
+	return DeleteResult{Outcome: Deleted, Found: gone, LSN: walPosition(ctx, t.conn)}, nil
+}
+
+// lockTable keeps the definition of the table and of its partitions as it is
+// until the end of the transaction. LOCK takes no snapshot.
+func (t *tx) lockTable(ctx context.Context, c config.Table) error {
+	name := pgx.Identifier{c.Schema, c.Name}.Sanitize()
+	if _, err := t.conn.Exec(ctx, "LOCK TABLE "+name+" IN ROW EXCLUSIVE MODE", pgx.QueryExecModeSimpleProtocol); err != nil {
+		return fmt.Errorf("lock the table: %w", err)
+	}
+	return nil
+}
+
+func (t *tx) tryBatchLock(ctx context.Context, key int64) (bool, error) {
+	var ok bool
+	if err := t.conn.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock($1)`, key).Scan(&ok); err != nil {
+		return false, fmt.Errorf("take the batch's advisory lock: %w", err)
+	}
+	return ok, nil
+}
+
+// lockRows locks every row of the range, skipping what others hold, so that the
+// DELETE never waits for a row. It returns nil when all rows are ours.
+func (t *tx) lockRows(ctx context.Context, table *Table, where string, r DeleteRequest) (*DeleteResult, error) {
+	var n int64
+	err := t.conn.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM `+table.name()+` WHERE `+where+` FOR UPDATE SKIP LOCKED) s`).Scan(&n)
+	if err != nil {
+		return nil, fmt.Errorf("lock the rows: %w", err)
+	}
+	if n == r.Digest.Count {
+		return nil, nil
+	}
+	found, err := t.rangeDigest(ctx, table, where, r.Content)
+	if err != nil {
+		return nil, err
+	}
+	if found == r.Digest {
+		return &DeleteResult{Outcome: RowsLocked, Found: found}, nil
+	}
+	return &DeleteResult{Outcome: RowsChanged, Found: found}, nil
+}
+
+// digestOf runs a statement whose rows are tableoid, ctid, xmin [, content hash]
+// and adds them up as they arrive.
+func (t *tx) digestOf(ctx context.Context, sql string, content bool) (digest.Digest, error) {
+	formats, widths := []int16{1, 1, 1, 1}, []int{4, 6, 4, 8} // binary; oid, tid, xid, int8
+	if !content {
+		formats, widths = formats[:3], widths[:3]
+	}
+	rows := t.conn.PgConn().ExecParams(ctx, sql, nil, nil, nil, formats)
+	var d digest.Digest
+	for rows.NextRow() {
+		raw := rows.Values()
+		for i, w := range widths {
+			if len(raw) != len(widths) || len(raw[i]) != w {
+				_, _ = rows.Close()
+				return digest.Digest{}, errors.New("the server returned a row identity of an unknown shape")
+			}
+		}
+		row := digest.Row{
+			TableOID: binary.BigEndian.Uint32(raw[0]),
+			Block:    binary.BigEndian.Uint32(raw[1]),
+			Offset:   binary.BigEndian.Uint16(raw[1][4:]),
+			Xmin:     binary.BigEndian.Uint32(raw[2]),
+		}
+		if content {
+			row.Content = int64(binary.BigEndian.Uint64(raw[3])) //nolint:gosec // the server sends an int8
+		}
+		d.Add(row)
+	}
+	if _, err := rows.Close(); err != nil { // a broken connection looks like the end of the rows
+		return digest.Digest{}, err
+	}
+	return d, nil
+}
+
+// walPosition is read after the commit, so it lies at or behind the delete. Not
+// knowing it harms nothing but the replica gate, which then waits longer.
+func walPosition(ctx context.Context, conn *pgx.Conn) string {
+	var lsn string
+	if err := conn.QueryRow(ctx, `SELECT pg_current_wal_lsn()::text`).Scan(&lsn); err != nil {
+		return ""
+	}
+	return lsn
+}

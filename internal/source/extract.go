@@ -1,0 +1,183 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/digest"
+	"github.com/audit-table-archiver/archiver/internal/failpoint"
+	"github.com/audit-table-archiver/archiver/internal/keyrange"
+)
+
+// ExtractRequest says which rows to read and how many of them at most.
+type ExtractRequest struct {
+	Table   config.Table
+	Key     []string // the key that the range was planned on, timestamp column first
+	Range   keyrange.Range
+	MaxRows int64 // the read stops there; Cut then says where
+	Content bool  // also read a hash of each row's content
+	Timeout time.Duration
+}
+
+// Extracted describes the read; all of it belongs to one snapshot.
+type Extracted struct {
+	Table         *Table
+	Identity      Identity
+	ServerVersion string
+	Snapshot      string // pg_current_snapshot()
+	// Cut is the key of the last row that was read, if more rows follow in the
+	// range; nil otherwise.
+	Cut []string
+}
+
+// KeyChangedError says that the table's key is not the one that was planned on.
+type KeyChangedError struct {
+	Table         string
+	Planned, Have []string
+}
+
+func (e *KeyChangedError) Error() string {
+	return fmt.Sprintf("the key of %s was (%s) when the batch was planned and is (%s) now", e.Table, strings.Join(e.Planned, ", "), strings.Join(e.Have, ", "))
+}
+
+// Extract streams the rows of a range, in key order, as binary COPY into the
+// writer that open returns once the columns are known. Row by row it is tableoid,
+// ctid, xmin, the content hash if asked for, and then the columns. The
+// transaction is read-only and has ended when Extract returns.
+func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (io.Writer, error), rows func() int64) (*Extracted, error) {
+	var out Extracted
+	// A sequential scan and a sort would read the whole table for one batch.
+	settings := "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
+	err := d.inTx(ctx, readOnly, settings, func(t *tx) error {
+		table, err := t.describe(ctx, r.Table)
+		if err != nil {
+			return err
+		}
+		if err := table.SameKey(r.Key); err != nil {
+			return err
+		}
+		out.Table = table
+		if out.Identity, err = t.identity(ctx); err != nil {
+			return err
+		}
+		if err := t.conn.QueryRow(ctx, `SELECT current_setting('server_version'), pg_current_snapshot()::text`).Scan(&out.ServerVersion, &out.Snapshot); err != nil {
+			return fmt.Errorf("read the snapshot: %w", err)
+		}
+		where, err := t.predicate(ctx, table, r.Range)
+		if err != nil {
+			return err
+		}
+		w, err := open(table)
+		if err != nil {
+			return err
+		}
+		if _, err := t.conn.PgConn().CopyTo(ctx, w, table.copySQL(where, r)); err != nil {
+			return err
+		}
+		if err := failpoint.Hit(ctx, "extract:copied"); err != nil {
+			return err
+		}
+		if rows() == r.MaxRows {
+			out.Cut, err = t.cut(ctx, table, where, r.MaxRows)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read %s %s: %w", r.Table, r.Range, err)
+	}
+	return &out, nil
+}
+
+// copySQL is the statement whose output package encode reads.
+func (t *Table) copySQL(where string, r ExtractRequest) string {
+	list := []string{"t.tableoid", "t.ctid", "t.xmin"}
+	if r.Content {
+		list = append(list, contentHash)
+	}
+	for _, c := range t.Columns {
+		list = append(list, c.expr)
+	}
+	return "COPY (SELECT " + strings.Join(list, ", ") + " FROM " + t.name() + " WHERE " + where +
+		" ORDER BY " + t.order() + " LIMIT " + strconv.FormatInt(r.MaxRows, 10) + ") TO STDOUT (FORMAT binary)"
+}
+
+// contentHash covers every column of the row, whatever its type.
+const contentHash = "hashtextextended(t::text, 0)"
+
+// SameKey returns a *KeyChangedError unless the table is still keyed as planned.
+func (t *Table) SameKey(planned []string) error {
+	have := t.KeyColumns()
+	if strings.Join(have, "\x00") != strings.Join(planned, "\x00") {
+		return &KeyChangedError{Table: t.Config.String(), Planned: planned, Have: have}
+	}
+	return nil
+}
+
+// cut returns the key of row number n of the range if there is a row after it.
+func (t *tx) cut(ctx context.Context, table *Table, where string, n int64) ([]string, error) {
+	rows, err := t.conn.Query(ctx, `SELECT `+table.keyText()+` FROM `+table.name()+` WHERE `+where+
+		` ORDER BY `+table.order()+` LIMIT 2 OFFSET `+strconv.FormatInt(n-1, 10))
+	if err != nil {
+		return nil, fmt.Errorf("find the end of the rows read: %w", err)
+	}
+	defer rows.Close()
+	var keys [][]string
+	for rows.Next() {
+		var k []string
+		if err := rows.Scan(&k); err != nil {
+			return nil, fmt.Errorf("find the end of the rows read: %w", err)
+		}
+		keys = append(keys, k)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("find the end of the rows read: %w", err)
+	}
+	if len(keys) < 2 {
+		return nil, nil
+	}
+	return keys[0], nil
+}
+
+// Middle returns the key of the row in the middle of a range, to bisect it; nil
+// if it holds fewer than two rows.
+func (d *DB) Middle(ctx context.Context, c config.Table, r keyrange.Range) (key []string, below, above int64, err error) {
+	err = d.inTx(ctx, readOnly, "; SET LOCAL enable_seqscan = off", func(t *tx) error {
+		table, err := t.describe(ctx, c)
+		if err != nil {
+			return err
+		}
+		where, err := t.predicate(ctx, table, r)
+		if err != nil {
+			return err
+		}
+		var n int64
+		if err := t.conn.QueryRow(ctx, `SELECT count(*) FROM `+table.name()+` WHERE `+where).Scan(&n); err != nil || n < 2 {
+			return err
+		}
+		below, above = n/2, n-n/2
+		key, err = t.cut(ctx, table, where, below)
+		return err
+	})
+	if err != nil {
+		return nil, 0, 0, fmt.Errorf("bisect %s %s: %w", c, r, err)
+	}
+	return key, below, above, nil
+}
+
+// rangeDigest reads the identities of all rows in a range.
+func (t *tx) rangeDigest(ctx context.Context, table *Table, where string, content bool) (digest.Digest, error) {
+	return t.digestOf(ctx, "SELECT "+identityList(content)+" FROM "+table.name()+" WHERE "+where, content)
+}
+
+func identityList(content bool) string {
+	list := "t.tableoid, t.ctid, t.xmin"
+	if content {
+		list += ", " + contentHash
+	}
+	return list
+}

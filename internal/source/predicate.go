@@ -1,0 +1,131 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/keyrange"
+)
+
+// predicate is the WHERE clause of a range. Beside the row comparison it always
+// carries plain bounds on the timestamp: only these prune partitions and give the
+// planner a sane estimate.
+func (t *tx) predicate(ctx context.Context, table *Table, r keyrange.Range) (string, error) {
+	var terms []string
+	if r.FromTS != nil {
+		lit, err := t.keyLiterals(ctx, table.Key[:1], []string{*r.FromTS})
+		if err != nil {
+			return "", err
+		}
+		terms = append(terms, table.timestamp()+" >= "+lit[0])
+	}
+	if r.After != nil {
+		lit, err := t.keyLiterals(ctx, table.Key, r.After)
+		if err != nil {
+			return "", err
+		}
+		terms = append(terms, table.timestamp()+" >= "+lit[0], table.keyTuple()+" > "+tuple(lit))
+	}
+	if r.To != nil {
+		lit, err := t.keyLiterals(ctx, table.Key, r.To)
+		if err != nil {
+			return "", err
+		}
+		terms = append(terms, table.timestamp()+" <= "+lit[0], table.keyTuple()+" <= "+tuple(lit))
+	}
+	if len(terms) == 0 {
+		return "true", nil
+	}
+	return strings.Join(terms, " AND "), nil
+}
+
+// keyLiterals turns key values into typed literals.
+func (t *tx) keyLiterals(ctx context.Context, key []Column, values []string) ([]string, error) {
+	if len(values) != len(key) {
+		return nil, fmt.Errorf("a bound has %d values, the key has %d columns", len(values), len(key))
+	}
+	quoted, err := t.quote(ctx, values)
+	if err != nil {
+		return nil, err
+	}
+	for i, k := range key {
+		quoted[i] += "::" + k.Type
+	}
+	return quoted, nil
+}
+
+func (t *Table) keyTuple() string {
+	parts := make([]string, len(t.Key))
+	for i, k := range t.Key {
+		parts[i] = col(k.Name)
+	}
+	return tuple(parts)
+}
+
+// keyText selects the key as an array of its text forms.
+func (t *Table) keyText() string {
+	parts := make([]string, len(t.Key))
+	for i, k := range t.Key {
+		parts[i] = col(k.Name) + "::text"
+	}
+	return "ARRAY[" + strings.Join(parts, ", ") + "]"
+}
+
+// renamedKey gives the key columns neutral names, and their text forms by these.
+func (t *Table) renamedKey() (names, text string) {
+	var n, x []string
+	for i := range t.Key {
+		n = append(n, fmt.Sprintf("k%d", i))
+		x = append(x, fmt.Sprintf("k%d::text", i))
+	}
+	return strings.Join(n, ", "), "ARRAY[" + strings.Join(x, ", ") + "]"
+}
+
+func (t *Table) order() string {
+	parts := make([]string, len(t.Key))
+	for i, k := range t.Key {
+		parts[i] = col(k.Name)
+	}
+	return strings.Join(parts, ", ")
+}
+
+func tuple(parts []string) string { return "(" + strings.Join(parts, ", ") + ")" }
+
+// age is an SQL expression for `now() - d`, by the server's clock, in the type of
+// the timestamp column. A date counts as past only when its whole day is.
+func age(c config.Table, columnType string, d time.Duration) string {
+	return inColumnType(c, columnType, fmt.Sprintf("(now() - interval '%d microseconds')", d.Microseconds()))
+}
+
+// inColumnType converts a timestamptz expression to what the column is compared
+// with. timestamp and date columns mean the declared time zone (a date without
+// one means UTC).
+func inColumnType(c config.Table, columnType, instant string) string {
+	zone := c.Timezone
+	if zone == "" {
+		zone = "UTC"
+	}
+	// The zone was checked to be a known name; doubling quotes is all it can need.
+	local := instant + " AT TIME ZONE '" + strings.ReplaceAll(zone, "'", "''") + "'"
+	switch baseTimestamp(columnType) {
+	case "timestamp without time zone":
+		return "(" + local + ")"
+	case "date":
+		return "(" + local + ")::date"
+	default:
+		return instant
+	}
+}
+
+// baseTimestamp drops the precision: timestamp(3) with time zone is no other type.
+func baseTimestamp(columnType string) string {
+	if i := strings.IndexByte(columnType, '('); i >= 0 {
+		if j := strings.IndexByte(columnType, ')'); j > i {
+			return columnType[:i] + columnType[j+1:]
+		}
+	}
+	return columnType
+}

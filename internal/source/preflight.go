@@ -1,0 +1,388 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+)
+
+// Severity says what a finding means for its table.
+type Severity string
+
+// A table with a refuse finding is neither planned nor worked on.
+const (
+	Refuse Severity = "refuse"
+	Warn   Severity = "warn"
+	Info   Severity = "info"
+)
+
+// Finding is one thing about a table that an operator should know before rows
+// are deleted from it.
+type Finding struct {
+	Code     string
+	Severity Severity
+	Message  string
+	Hint     string // the SQL to run or the setting to change
+}
+
+// RefusedError carries the findings that keep a table from being archived.
+type RefusedError struct {
+	Table    string
+	Findings []Finding
+}
+
+func (e *RefusedError) Error() string {
+	var parts []string
+	for _, f := range e.Findings {
+		parts = append(parts, f.Code+": "+f.Message)
+	}
+	return fmt.Sprintf("table %s is refused: %s", e.Table, strings.Join(parts, "; "))
+}
+
+// Hint is the first finding's.
+func (e *RefusedError) Hint() string {
+	for _, f := range e.Findings {
+		if f.Hint != "" {
+			return f.Hint
+		}
+	}
+	return "run: archiver check"
+}
+
+// Refusals returns the findings that refuse the table.
+func Refusals(findings []Finding) []Finding {
+	var out []Finding
+	for _, f := range findings {
+		if f.Severity == Refuse {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// Preflight reads the catalog and returns every finding about the table. A
+// finding that the configuration allows is reported as information. The Table is
+// nil when it is not there.
+func (d *DB) Preflight(ctx context.Context, c config.Table) (*Table, []Finding, error) {
+	var table *Table
+	var findings []Finding
+	err := d.inTx(ctx, readOnly, "", func(t *tx) error {
+		var err error
+		table, findings, err = t.preflight(ctx, c)
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("preflight of %s: %w", c, err)
+	}
+	return table, findings, nil
+}
+
+func (t *tx) preflight(ctx context.Context, c config.Table) (*Table, []Finding, error) {
+	table, err := t.describe(ctx, c)
+	var missing *NotFoundError
+	if errors.As(err, &missing) {
+		return nil, []Finding{missing.finding()}, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &preflight{tx: t, table: table}
+	for _, look := range []func(context.Context) error{
+		p.kind, p.key, p.timestamp, p.index, p.inboundKeys, p.triggers, p.rules, p.rowSecurity, p.children, p.replication, p.privileges,
+	} {
+		if err := look(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	return table, p.findings, nil
+}
+
+func (e *NotFoundError) finding() Finding {
+	f := Finding{Code: "table_not_found", Severity: Refuse, Message: e.Error(), Hint: "check databases[].tables[].name, and: GRANT USAGE ON SCHEMA ... TO the archiver's role"}
+	if e.Column != "" {
+		f.Code, f.Hint = "column_not_found", "set timestamp_column to the column that says how old a row is"
+	}
+	return f
+}
+
+type preflight struct {
+	*tx
+	table    *Table
+	findings []Finding
+}
+
+// finding adds one. An allowable refusal becomes information once its code is
+// in the table's allow list.
+func (p *preflight) finding(f Finding, allowable bool) {
+	if f.Severity == Refuse && allowable {
+		if p.table.Config.Allows(f.Code) {
+			f.Severity, f.Hint = Info, "allowed by the configuration"
+		} else {
+			allow := "to accept this on purpose: allow: [" + f.Code + "]"
+			if f.Hint != "" {
+				f.Hint += "; "
+			}
+			f.Hint += allow
+		}
+	}
+	p.findings = append(p.findings, f)
+}
+
+func (p *preflight) refuse(code, hint, format string, args ...any) {
+	p.finding(Finding{Code: code, Severity: Refuse, Message: fmt.Sprintf(format, args...), Hint: hint}, false)
+}
+
+func (p *preflight) refuseUnlessAllowed(code, hint, format string, args ...any) {
+	p.finding(Finding{Code: code, Severity: Refuse, Message: fmt.Sprintf(format, args...), Hint: hint}, true)
+}
+
+func (p *preflight) warn(code, hint, format string, args ...any) {
+	p.finding(Finding{Code: code, Severity: Warn, Message: fmt.Sprintf(format, args...), Hint: hint}, false)
+}
+
+// quoted is the table as it is written in SQL.
+func (p *preflight) quoted() string {
+	return pgx.Identifier{p.table.Config.Schema, p.table.Config.Name}.Sanitize()
+}
+
+// relations is a common table expression with the table and all its partitions.
+const relations = `WITH rel AS (SELECT $1::oid AS oid UNION SELECT relid FROM pg_partition_tree($1::oid)) `
+
+// names collects one text column.
+func (p *preflight) names(ctx context.Context, sql string, args ...any) ([]string, error) {
+	rows, err := p.conn.Query(ctx, sql, append([]any{p.table.OID}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+func (p *preflight) kind(ctx context.Context) error {
+	kinds := map[string]string{"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "c": "a composite type", "i": "an index", "I": "an index", "t": "a TOAST table"}
+	if what, bad := kinds[p.table.Kind]; bad {
+		p.refuse("not_a_table", "name the table below it", "%s is %s", p.quoted(), what)
+		return nil
+	}
+	bad, err := p.names(ctx, relations+`
+		SELECT c.oid::regclass::text || CASE WHEN c.relpersistence = 't' THEN ' is temporary' WHEN c.relkind = 'f' THEN ' is a foreign table' ELSE ' uses the access method ' || am.amname END
+		FROM pg_class c JOIN rel ON rel.oid = c.oid LEFT JOIN pg_am am ON am.oid = c.relam
+		WHERE c.relpersistence = 't' OR c.relkind NOT IN ('r', 'p') OR (c.relkind = 'r' AND am.amname IS DISTINCT FROM 'heap') ORDER BY 1`)
+	if err != nil {
+		return err
+	}
+	for _, b := range bad {
+		p.refuse("not_a_heap_table", "the guarded delete needs heap row identities (ctid, xmin)", "%s", b)
+	}
+	return nil
+}
+
+func (p *preflight) key(context.Context) error {
+	if len(p.table.PrimaryKey) == 0 {
+		p.refuse("no_primary_key", "ALTER TABLE "+p.quoted()+" ADD PRIMARY KEY (...)", "%s has no primary key, so its rows cannot be told apart", p.quoted())
+		return nil
+	}
+	for _, k := range p.table.Key {
+		// A jsonb key could hold a JSON null, which looks like no key at all.
+		if k.baseOID == 3802 || strings.HasSuffix(k.Type, "[]") {
+			p.refuse("unsupported_key_type", "use another primary key", "key column %s has the type %s", pgx.Identifier{k.Name}.Sanitize(), k.Type)
+		}
+	}
+	return nil
+}
+
+func (p *preflight) timestamp(ctx context.Context) error {
+	ts := p.table.Key[0]
+	switch baseTimestamp(ts.Type) {
+	case "timestamp with time zone", "date":
+	case "timestamp without time zone":
+		if p.table.Config.Timezone == "" {
+			p.refuse("timezone_undeclared", "set timezone on the table to the zone that its values are written in, such as timezone: UTC",
+				"column %s is timestamp without time zone, and nothing says which zone it means", pgx.Identifier{ts.Name}.Sanitize())
+		}
+	default:
+		p.refuse("timestamp_type", "set timestamp_column to a timestamptz, timestamp or date column", "column %s has the type %s", pgx.Identifier{ts.Name}.Sanitize(), ts.Type)
+		return nil
+	}
+	if ts.NotNull {
+		return nil
+	}
+	if !ts.readable { // the privileges finding says so
+		return nil
+	}
+	var n int64
+	err := p.conn.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM `+p.table.name()+` WHERE `+p.table.timestamp()+` IS NULL LIMIT 100000) s`).Scan(&n)
+	if err != nil || n == 0 {
+		return err
+	}
+	many := ""
+	if n == 100000 {
+		many = " or more"
+	}
+	p.warn("null_timestamps", "", "%d%s rows of %s have no %s; they are never archived", n, many, p.quoted(), ts.Name)
+	return nil
+}
+
+func (p *preflight) index(ctx context.Context) error {
+	// The columns of each usable index, timestamp first.
+	rows, err := p.conn.Query(ctx, `
+		SELECT (SELECT array_agg(a.attname::text ORDER BY k.n) FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(attnum, n)
+		        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum WHERE k.n <= i.indnkeyatts)
+		FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
+		WHERE i.indrelid = $1 AND am.amname = 'btree' AND i.indisvalid AND i.indpred IS NULL`, p.table.OID)
+	if err != nil {
+		return err
+	}
+	indexes, err := pgx.CollectRows(rows, pgx.RowTo[[]string])
+	if err != nil {
+		return err
+	}
+	key := p.table.KeyColumns()
+	var quoted []string
+	for _, k := range key {
+		quoted = append(quoted, pgx.Identifier{k}.Sanitize())
+	}
+	create := "CREATE INDEX CONCURRENTLY ON " + p.quoted() + " (" + strings.Join(quoted, ", ") + ")"
+	if p.table.Kind == "p" {
+		create = "CREATE INDEX ON " + p.quoted() + " (" + strings.Join(quoted, ", ") + ") (on a partitioned table: CONCURRENTLY on each partition first)"
+	}
+	starts := false
+	for _, ix := range indexes {
+		if len(ix) >= len(key) && slices.Equal(ix[:len(key)], key) {
+			return nil
+		}
+		starts = starts || (len(ix) > 0 && ix[0] == key[0])
+	}
+	if starts {
+		p.warn("index_timestamp_only", create, "no index of %s covers (%s): rows with equal timestamps are sorted again for each batch", p.quoted(), strings.Join(quoted, ", "))
+		return nil
+	}
+	p.refuseUnlessAllowed("no_index", create, "no valid, complete btree index of %s starts with %s: every batch would read the whole table", p.quoted(), quoted[0])
+	return nil
+}
+
+func (p *preflight) inboundKeys(ctx context.Context) error {
+	rows, err := p.conn.Query(ctx, relations+`
+		SELECT k.conrelid::regclass::text, k.conname, k.confdeltype::text,
+		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = k.conkey[1])
+		FROM pg_constraint k JOIN rel ON rel.oid = k.confrelid
+		WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY 1, 2`, p.table.OID)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var child, name, action string
+		var indexed bool
+		if err := rows.Scan(&child, &name, &action, &indexed); err != nil {
+			return err
+		}
+		switch action {
+		case "c":
+			p.refuseUnlessAllowed("inbound_fk_cascade", "archive "+child+" first and drop the cascade", "foreign key %s of %s cascades: deleting here would delete rows there that were never archived", name, child)
+		case "n", "d":
+			what := "set_null"
+			if action == "d" {
+				what = "set_default"
+			}
+			p.refuseUnlessAllowed("inbound_fk_"+what, "archive "+child+" first and change the key's ON DELETE action", "foreign key %s of %s is ON DELETE %s: deleting here would change rows there", name, child, strings.ToUpper(strings.ReplaceAll(what, "_", " ")))
+		default:
+			p.warn("inbound_fk", "archive "+child+" first, or with a shorter retention", "foreign key %s of %s: a batch whose rows are still referred to fails and deletes nothing", name, child)
+		}
+		if !indexed {
+			p.warn("inbound_fk_unindexed", "index the referencing columns of "+child, "foreign key %s of %s has no index: each deleted row scans %s", name, child, child)
+		}
+	}
+	return rows.Err()
+}
+
+func (p *preflight) triggers(ctx context.Context) error {
+	found, err := p.names(ctx, relations+`
+		SELECT g.tgname || ' on ' || g.tgrelid::regclass::text FROM pg_trigger g JOIN rel ON rel.oid = g.tgrelid
+		WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND g.tgtype & 8 <> 0 AND g.tgenabled IN ('O', 'A') ORDER BY 1`)
+	for _, f := range found {
+		p.refuseUnlessAllowed("delete_trigger", "disable it for the archiver's deletes", "trigger %s fires on DELETE: it can keep the row, change others or log our own work", f)
+	}
+	return err
+}
+
+func (p *preflight) rules(ctx context.Context) error {
+	found, err := p.names(ctx, relations+`
+		SELECT w.rulename || ' on ' || w.ev_class::regclass::text FROM pg_rewrite w JOIN rel ON rel.oid = w.ev_class
+		WHERE w.ev_type = '4' AND w.ev_enabled <> 'D' ORDER BY 1`)
+	for _, f := range found {
+		p.refuse("delete_rule", "DROP RULE, or disable it", "rule %s rewrites DELETE", f)
+	}
+	return err
+}
+
+func (p *preflight) rowSecurity(ctx context.Context) error {
+	var active bool
+	if err := p.conn.QueryRow(ctx, `SELECT row_security_active($1::oid)`, p.table.OID).Scan(&active); err != nil {
+		return err
+	}
+	if active {
+		p.refuse("row_security", "ALTER ROLE the archiver's role BYPASSRLS", "row-level security of %s applies to this role: rows would be hidden from it", p.quoted())
+	}
+	return nil
+}
+
+func (p *preflight) children(ctx context.Context) error {
+	if p.table.Kind == "p" {
+		return nil
+	}
+	found, err := p.names(ctx, `SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = $1 ORDER BY 1`)
+	if len(found) > 0 {
+		p.refuseUnlessAllowed("inheritance_children", "configure each child as a table of its own", "%s has inheritance children (%s), whose rows are not read through it", p.quoted(), strings.Join(found, ", "))
+	}
+	return err
+}
+
+func (p *preflight) replication(ctx context.Context) error {
+	found, err := p.names(ctx, relations+`
+		SELECT DISTINCT c.oid::regclass::text FROM pg_class c JOIN rel ON rel.oid = c.oid
+		JOIN pg_publication_tables b ON b.schemaname = c.relnamespace::regnamespace::text AND b.tablename = c.relname
+		JOIN pg_publication u ON u.pubname = b.pubname AND u.pubdelete
+		WHERE c.relreplident = 'n' OR (c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)) ORDER BY 1`)
+	for _, f := range found {
+		p.refuse("no_replica_identity", "ALTER TABLE "+f+" REPLICA IDENTITY DEFAULT", "%s is published without a replica identity: DELETE is an error there", f)
+	}
+	return err
+}
+
+func (p *preflight) privileges(ctx context.Context) error {
+	var role string
+	var usage, del, update bool
+	err := p.conn.QueryRow(ctx, `
+		SELECT quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'DELETE'), has_any_column_privilege(c.oid, 'UPDATE')
+		FROM pg_class c WHERE c.oid = $1`, p.table.OID).Scan(&role, &usage, &del, &update)
+	if err != nil {
+		return err
+	}
+	var unreadable []string
+	for _, c := range p.table.Columns {
+		if !c.readable {
+			unreadable = append(unreadable, pgx.Identifier{c.Name}.Sanitize())
+		}
+	}
+	grant := func(what string) string { return "GRANT " + what + " ON " + p.quoted() + " TO " + role }
+	if !usage {
+		p.refuse("missing_privilege", "GRANT USAGE ON SCHEMA "+pgx.Identifier{p.table.Config.Schema}.Sanitize()+" TO "+role, "role %s may not use the schema of %s", role, p.quoted())
+	}
+	if len(unreadable) > 0 {
+		p.refuse("missing_privilege", grant("SELECT"), "role %s may not read %s of %s", role, strings.Join(unreadable, ", "), p.quoted())
+	}
+	if !del {
+		p.refuse("missing_privilege", grant("DELETE"), "role %s may not delete from %s", role, p.quoted())
+	}
+	if !update && len(p.table.Key) > 0 {
+		key := pgx.Identifier{p.table.Key[len(p.table.Key)-1].Name}.Sanitize()
+		p.refuse("missing_privilege", grant("UPDATE ("+key+")"), "role %s may not lock rows of %s (FOR UPDATE needs UPDATE on one column; nothing is ever updated)", role, p.quoted())
+	}
+	return nil
+}

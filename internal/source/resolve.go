@@ -1,0 +1,170 @@
+package source
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+)
+
+// Fate says what became of the rows of a batch whose delete has an unknown
+// outcome.
+type Fate int
+
+// The fates that Resolve tells apart.
+const (
+	StillThere   Fate = iota // nothing was deleted
+	AllGone                  // the delete was committed
+	PartlyGone               // not our doing, which is all or nothing: another hand changed the rows
+	TwinDeciding             // another attempt holds the batch's advisory lock
+)
+
+// RowReader yields the rows of an object as the JSON lines that they are, and
+// io.EOF at the end. A line may be overwritten by the next call.
+type RowReader interface {
+	Next() ([]byte, error)
+}
+
+// lookupRows is how many keys are looked up in one statement.
+const lookupRows = 1000
+
+// Resolve decides, under the batch's advisory lock and by looking at the rows,
+// whether a delete that was started has happened. It infers nothing from
+// transaction ids or from what was last known. rows must come from local storage:
+// no lock is held while the network is read.
+func (d *DB) Resolve(ctx context.Context, r DeleteRequest, rows RowReader) (Fate, string, error) {
+	var fate Fate
+	var lsn string
+	settings := "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
+	// Read-write, since a standby must not answer this: LOCK is refused there.
+	err := d.inTx(ctx, readWrite, settings, func(t *tx) error {
+		if err := t.lockTable(ctx, r.Table); err != nil {
+			return err
+		}
+		if ok, err := t.tryBatchLock(ctx, r.LockKey); err != nil || !ok {
+			fate = TwinDeciding
+			return err
+		}
+		table, err := t.describe(ctx, r.Table)
+		if err != nil {
+			return err
+		}
+		id, err := t.identity(ctx)
+		if err != nil {
+			return err
+		}
+		where, err := t.predicate(ctx, table, r.Range)
+		if err != nil {
+			return err
+		}
+		found, err := t.rangeDigest(ctx, table, where, r.Content)
+		if err != nil {
+			return err
+		}
+		if found == r.Digest && id == r.Identity {
+			fate = StillThere
+			return nil
+		}
+		left, err := t.anyLeft(ctx, table, rows)
+		if err != nil {
+			return err
+		}
+		fate, lsn = AllGone, walPosition(ctx, t.conn)
+		if left {
+			fate = PartlyGone
+		}
+		return nil
+	})
+	if err != nil {
+		return fate, "", fmt.Errorf("find out whether %s %s was deleted: %w", r.Table, r.Range, err)
+	}
+	return fate, lsn, nil
+}
+
+// AnyLeft says whether the table still has a row with the key of one of rows. It is for
+// reports; the answer can be out of date at once.
+func (d *DB) AnyLeft(ctx context.Context, c config.Table, rows RowReader) (bool, error) {
+	var left bool
+	err := d.inTx(ctx, readOnly, "; SET LOCAL enable_seqscan = off", func(t *tx) error {
+		table, err := t.describe(ctx, c)
+		if err != nil {
+			return err
+		}
+		left, err = t.anyLeft(ctx, table, rows)
+		return err
+	})
+	return left, err
+}
+
+func (t *tx) anyLeft(ctx context.Context, table *Table, rows RowReader) (bool, error) {
+	if len(table.PrimaryKey) == 0 {
+		return false, fmt.Errorf("table %s has no primary key to look rows up by", table.Config)
+	}
+	var defs, mine, theirs []string
+	for _, name := range table.PrimaryKey {
+		c, ok := table.column(name)
+		if !ok {
+			return false, fmt.Errorf("table %s has no column %q", table.Config, name)
+		}
+		quoted := pgx.Identifier{name}.Sanitize()
+		defs = append(defs, quoted+" "+c.Type)
+		mine = append(mine, "t."+quoted)
+		theirs = append(theirs, "k."+quoted)
+	}
+	sql := "SELECT EXISTS (SELECT FROM json_to_recordset($1::json) AS k(" + strings.Join(defs, ", ") + ") JOIN " + table.name() +
+		" ON " + tuple(mine) + " = " + tuple(theirs) + ")"
+	var page []map[string]json.RawMessage
+	for {
+		line, err := rows.Next()
+		if err == nil {
+			key, err := pick(line, table.PrimaryKey)
+			if err != nil {
+				return false, err
+			}
+			page = append(page, key)
+		} else if !errors.Is(err, io.EOF) {
+			return false, fmt.Errorf("read the object's rows: %w", err)
+		}
+		end := err != nil
+		if len(page) == lookupRows || (end && len(page) > 0) {
+			doc, err := json.Marshal(page)
+			if err != nil {
+				return false, fmt.Errorf("look up keys: %w", err)
+			}
+			var left bool
+			if err := t.conn.QueryRow(ctx, sql, string(doc)).Scan(&left); err != nil {
+				return false, fmt.Errorf("look up keys: %w", err)
+			}
+			if left {
+				return true, nil
+			}
+			page = page[:0]
+		}
+		if end {
+			return false, nil
+		}
+	}
+}
+
+// pick copies the named columns out of a row.
+func pick(line []byte, names []string) (map[string]json.RawMessage, error) {
+	var row map[string]json.RawMessage // copies its values
+	if err := json.Unmarshal(line, &row); err != nil {
+		return nil, fmt.Errorf("read the object's rows: %w", err)
+	}
+	key := make(map[string]json.RawMessage, len(names))
+	for _, n := range names {
+		v, ok := row[n]
+		if !ok {
+			return nil, fmt.Errorf("read the object's rows: a row without the key column %q", n)
+		}
+		key[n] = v
+	}
+	return key, nil
+}

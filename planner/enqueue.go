@@ -1,0 +1,78 @@
+package planner
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+
+	"github.com/audit-table-archiver/archiver/internal/failpoint"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/jobs"
+)
+
+// pageBatches is how many batches are written in one transaction.
+const pageBatches = 1000
+
+// Enqueue writes the plan. It is all or nothing for each page of batches; what
+// was written before an error stays, is complete in itself, and the next plan
+// goes on behind it. With ledger.ErrPlannedMeanwhile another planner came first.
+func (p *Plan) Enqueue(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx]) error {
+	seq := p.Open.PlanSeq
+	for from := 0; from < len(p.Pages); from += pageBatches {
+		page := p.Pages[from:min(from+pageBatches, len(p.Pages))]
+		if err := failpoint.Hit(ctx, "enqueue:page"); err != nil {
+			return err
+		}
+		err := pgx.BeginFunc(ctx, l.Pool, func(tx pgx.Tx) error { return p.enqueuePage(ctx, tx, l, client, page, seq) })
+		if err != nil {
+			return fmt.Errorf("enqueue %s (%d of %d batches were enqueued): %w", p.Table, p.Enqueued, len(p.Pages), err)
+		}
+		p.Enqueued += len(page)
+		seq++
+	}
+	return nil
+}
+
+func (p *Plan) enqueuePage(ctx context.Context, tx pgx.Tx, l *ledger.Ledger, client *river.Client[pgx.Tx], page []source.Page, seq int64) error {
+	tableID, err := l.EnsureTable(ctx, tx, p.Table.Database, p.Table.Schema, p.Table.Name)
+	if err != nil {
+		return err
+	}
+	// First, so that of two planners the later one waits and then stops here.
+	if err := l.AdvancePlan(ctx, tx, tableID, seq, page[len(page)-1].Range.To); err != nil {
+		return err
+	}
+	runID := p.RunID
+	if runID == 0 {
+		if runID, err = l.CreateRun(ctx, tx, tableID, p.Cutoff.At, p.Cutoff.Value, p.keyColumns); err != nil {
+			return err
+		}
+	}
+	ids, err := l.BatchIDs(ctx, tx, len(page))
+	if err != nil {
+		return fmt.Errorf("take batch ids: %w", err)
+	}
+	batches := make([]ledger.NewBatch, len(page))
+	params := make([]river.InsertManyParams, len(page))
+	for i, b := range page {
+		batches[i] = ledger.NewBatch{ID: ids[i], Range: b.Range, Partition: b.Partition, Rows: b.Rows}
+		params[i] = river.InsertManyParams{Args: jobs.BatchArgs{
+			BatchID: ids[i], RunID: runID, Database: p.Table.Database, Table: p.Table.Schema + "." + p.Table.Name, Range: b.Range.String(),
+		}}
+	}
+	inserted, err := client.InsertManyTx(ctx, tx, params)
+	if err != nil {
+		return fmt.Errorf("insert %d jobs: %w", len(params), err)
+	}
+	for i, r := range inserted {
+		batches[i].JobID = r.Job.ID
+	}
+	if err := l.InsertBatches(ctx, tx, runID, tableID, batches); err != nil {
+		return err
+	}
+	p.RunID = runID // on rollback the next page is not tried either
+	return nil
+}

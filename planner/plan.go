@@ -1,0 +1,118 @@
+package planner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/source"
+)
+
+// Plan is what would be archived of one table.
+type Plan struct {
+	Table     config.Table
+	Findings  []source.Finding
+	Cutoff    source.Cutoff
+	Pages     []source.Page
+	Rows      int64 // in Pages
+	Bytes     int64 // estimated heap bytes of these rows
+	TableSize source.Size
+	Open      ledger.Table // what the ledger already holds for the table
+	// Set by Enqueue.
+	RunID    int64
+	Enqueued int
+
+	keyColumns []string
+}
+
+// Refused returns the findings that keep the table from being planned.
+func (p *Plan) Refused() []source.Finding { return source.Refusals(p.Findings) }
+
+// Options narrow a plan.
+type Options struct {
+	Cutoff *time.Time // an earlier cutoff than the retention's own
+}
+
+// LateCutoffError says that --cutoff lies behind the retention's own cutoff.
+type LateCutoffError struct {
+	Table      string
+	Asked, Own time.Time
+}
+
+func (e *LateCutoffError) Error() string {
+	return fmt.Sprintf("--cutoff %s is later than the retention of %s allows (%s)", e.Asked.UTC().Format(time.RFC3339), e.Table, e.Own.UTC().Format(time.RFC3339))
+}
+
+// Hint says what can be done.
+func (e *LateCutoffError) Hint() string {
+	return "give an earlier --cutoff, or shorten the table's retention in the configuration"
+}
+
+// Make reads what can be archived of a table now and changes nothing. A refused
+// table is a Plan without pages whose Refused says why; an error is trouble with
+// a server.
+func Make(ctx context.Context, db *source.DB, l *ledger.Ledger, c config.Table, o Options) (*Plan, error) {
+	table, findings, err := db.Preflight(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{Table: c, Findings: findings}
+	if p.Open, err = l.FindTable(ctx, c.Database, c.Schema, c.Name); err != nil {
+		return nil, err
+	}
+	if table == nil {
+		return p, nil
+	}
+	p.keyColumns = table.KeyColumns()
+	if p.Open.OpenBatches > 0 && !slices.Equal(p.Open.OpenKeyColumns, p.keyColumns) {
+		p.Findings = append(p.Findings, source.Finding{
+			Code: "open_batches_other_key", Severity: source.Refuse,
+			Message: fmt.Sprintf("%d open batches were planned on the key (%s), and the key is (%s) now", p.Open.OpenBatches, strings.Join(p.Open.OpenKeyColumns, ", "), strings.Join(p.keyColumns, ", ")),
+			Hint:    "let the workers finish or cancel them, then plan again",
+		})
+	}
+	if len(p.Refused()) > 0 {
+		return p, nil
+	}
+	if p.Cutoff, err = cutoff(ctx, db, table, o); err != nil {
+		return nil, err
+	}
+	if p.TableSize, err = db.Size(ctx, table); err != nil {
+		return nil, err
+	}
+	var after []string
+	if p.Open.OpenBatches > 0 {
+		after = p.Open.PlannedTo
+	}
+	err = db.Walk(ctx, table, after, p.Cutoff.Value, c.BatchSize, func(page source.Page) error {
+		p.Pages = append(p.Pages, page)
+		p.Rows += page.Rows
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if p.TableSize.Rows > 0 {
+		p.Bytes = int64(float64(p.TableSize.HeapBytes) / p.TableSize.Rows * float64(p.Rows))
+	}
+	return p, nil
+}
+
+func cutoff(ctx context.Context, db *source.DB, table *source.Table, o Options) (source.Cutoff, error) {
+	own, err := db.Cutoff(ctx, table, nil)
+	if err != nil || o.Cutoff == nil {
+		return own, err
+	}
+	if o.Cutoff.After(own.At) {
+		return own, &LateCutoffError{Table: table.Config.String(), Asked: *o.Cutoff, Own: own.At}
+	}
+	return db.Cutoff(ctx, table, o.Cutoff)
+}
+
+// IsMeanwhile says that another planner was at work on the same table.
+func IsMeanwhile(err error) bool { return errors.Is(err, ledger.ErrPlannedMeanwhile) }

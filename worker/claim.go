@@ -1,0 +1,97 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/source"
+)
+
+// claim starts a new attempt in the ledger, which fences all older ones, and
+// checks that the configuration of today still wants the batch archived: what was
+// planned last week may not be what the operator wants now.
+func (w *Worker) claim(ctx context.Context, a *attempt) error {
+	b, err := w.Ledger.Claim(ctx, a.job.Args.BatchID)
+	if err != nil {
+		return err
+	}
+	a.batch = b
+	a.log = w.Log.With(zap.String("database", b.Database), zap.String("table", b.Schema+"."+b.Table),
+		zap.Int64("batch_id", b.ID), zap.Int64("job_id", a.job.ID), zap.Int("attempt", b.Attempt))
+	if b.State.Final() {
+		return nil
+	}
+	table, db, ok := w.configured(b)
+	if !ok {
+		return w.notCovered(ctx, a, "the table is no longer in the configuration")
+	}
+	a.table, a.db = table, db
+	if b.State == ledger.Deleting {
+		return nil // first find out what happened; nothing new is deleted on the way
+	}
+	described, err := w.preflight(ctx, a)
+	if err != nil {
+		return err
+	}
+	if err := described.SameKey(b.KeyColumns); err != nil {
+		return w.notCovered(ctx, a, err.Error())
+	}
+	past, err := db.PastRetention(ctx, described, b.Range.To[0])
+	if err != nil {
+		return err
+	}
+	if !past {
+		return w.notCovered(ctx, a, fmt.Sprintf("its rows are within the retention that is configured now (%s)", table.Retention))
+	}
+	return nil
+}
+
+// notCovered cancels a batch that the configuration does not cover any more. One
+// whose delete was begun cannot be let go: its outcome must be found out first.
+func (w *Worker) notCovered(ctx context.Context, a *attempt, reason string) error {
+	if a.batch.State == ledger.Deleting {
+		return &permanentError{
+			err:  fmt.Errorf("%s, but its delete was begun and the outcome is not known", reason),
+			hint: "put the table back into the configuration, then: archiver jobs retry " + fmt.Sprint(a.job.ID),
+		}
+	}
+	reason = "cancelled: " + reason
+	err := pgx.BeginFunc(ctx, w.Ledger.Pool, func(tx pgx.Tx) error {
+		if err := w.Ledger.CancelAttempt(ctx, tx, a.batch, reason); err != nil {
+			return err
+		}
+		return w.completeJob(ctx, tx, a)
+	})
+	if err != nil {
+		return err
+	}
+	a.batch.State = ledger.Cancelled
+	a.log.Warn("batch cancelled", zap.String("reason", reason))
+	return nil
+}
+
+// preflight runs the findings again whenever the table's catalog entries are not
+// the ones that this process has already looked at.
+func (w *Worker) preflight(ctx context.Context, a *attempt) (*source.Table, error) {
+	table, err := a.db.Describe(ctx, a.table)
+	if err != nil {
+		return nil, err
+	}
+	key := a.table.String() + " " + table.Fingerprint
+	if _, known := w.preflighted.Load(key); known {
+		return table, nil
+	}
+	_, findings, err := a.db.Preflight(ctx, a.table)
+	if err != nil {
+		return nil, err
+	}
+	if refusals := source.Refusals(findings); len(refusals) > 0 {
+		return nil, &source.RefusedError{Table: a.table.String(), Findings: refusals}
+	}
+	w.preflighted.Store(key, struct{}{})
+	return table, nil
+}

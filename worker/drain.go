@@ -1,0 +1,71 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/jobs"
+)
+
+// drainEvery is how often a drain looks at the queue.
+const drainEvery = 250 * time.Millisecond
+
+// Backlog counts the jobs of some databases that are not finished.
+type Backlog struct {
+	Running, Ready, Waiting int64 // Waiting: for a retry, a lock, an outage
+}
+
+// Left is the number of jobs that are not finished.
+func (b Backlog) Left() int64 { return b.Running + b.Ready + b.Waiting }
+
+func (w *Worker) backlog(ctx context.Context) (Backlog, error) {
+	var queues []string
+	for _, d := range w.Config.Databases {
+		queues = append(queues, jobs.Queue(d.Name))
+	}
+	var b Backlog
+	err := w.Ledger.Pool.QueryRow(ctx, w.Ledger.SQL(`
+		SELECT count(*) FILTER (WHERE state = 'running'), count(*) FILTER (WHERE state = 'available' AND scheduled_at <= now()),
+		       count(*) FILTER (WHERE state IN ('pending', 'scheduled', 'retryable') OR (state = 'available' AND scheduled_at > now()))
+		FROM {s}.river_job WHERE queue = ANY ($1) AND finalized_at IS NULL`), queues).Scan(&b.Running, &b.Ready, &b.Waiting)
+	if err != nil {
+		return b, fmt.Errorf("count the backlog: %w", err)
+	}
+	return b, nil
+}
+
+// drain returns when no job of the configured databases is left, whoever works
+// it, or when what is left only waits and patience has run out.
+func (w *Worker) drain(ctx context.Context, patience time.Duration) error {
+	tick := time.NewTicker(drainEvery)
+	defer tick.Stop()
+	last, since := int64(-1), time.Now()
+	for {
+		b, err := w.backlog(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && source.Classify(err) == source.Unavailable:
+			w.Log.Warn("the control database is out of reach", zap.Error(err))
+		case err != nil:
+			return err
+		case b.Left() == 0:
+			return nil
+		case b.Left() != last:
+			last, since = b.Left(), time.Now()
+		}
+		if err == nil && b.Running == 0 && patience > 0 && time.Since(since) > patience {
+			w.Log.Warn("drain ends: what is left only waits", zap.Int64("batches", b.Left()), zap.Duration("without_progress", patience))
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}

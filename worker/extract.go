@@ -1,0 +1,119 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/encode"
+	"github.com/audit-table-archiver/archiver/internal/source"
+)
+
+// spool is the local copy of an object: an unlinked temporary file, so that
+// nothing is left behind however the process ends.
+type spool struct {
+	*os.File
+	object    encode.Object
+	extracted *source.Extracted
+}
+
+func (w *Worker) newSpool() (*os.File, error) {
+	f, err := os.CreateTemp(w.Config.Worker.SpoolDir, "archiver-spool-")
+	if err != nil {
+		return nil, fmt.Errorf("create the spool file: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("unlink the spool file: %w", err)
+	}
+	return f, nil
+}
+
+// maxRounds bounds how often one attempt reads the rows again because they
+// changed; then it gives its place to other batches for a while.
+const maxRounds = 5
+
+// extract reads the batch's rows in one snapshot and leaves them, encoded and
+// compressed, in the spool. A batch that turns out to hold more than it should is
+// cut there: the rest becomes a batch of its own.
+func (w *Worker) extract(ctx context.Context, a *attempt) (*spool, error) {
+	if a.rounds++; a.rounds > maxRounds {
+		return nil, &waitError{reason: "the table's rows or definition keep changing", after: 30 * time.Second}
+	}
+	// A definition that changed since the last look is looked at before its rows
+	// are read, and so before they can be deleted.
+	if a.rounds > 1 {
+		if _, err := w.preflight(ctx, a); err != nil {
+			return nil, err
+		}
+	}
+	maxRows := 2 * int64(a.table.BatchSize)
+	for {
+		s, err := w.read(ctx, a, maxRows)
+		var tooLarge *encode.TooLargeError
+		if errors.As(err, &tooLarge) && tooLarge.Rows < maxRows {
+			maxRows = tooLarge.Rows // read again, only what fits
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if s.extracted.Cut != nil {
+			if err := w.split(ctx, a, s.extracted.Cut, s.object.Rows, max(a.batch.RowsPlanned-s.object.Rows, 1)); err != nil {
+				_ = s.Close()
+				return nil, err
+			}
+		}
+		return s, nil
+	}
+}
+
+func (w *Worker) read(ctx context.Context, a *attempt, maxRows int64) (*spool, error) {
+	began := time.Now()
+	f, err := w.newSpool()
+	if err != nil {
+		return nil, err
+	}
+	s := &spool{File: f}
+	var out *encode.Writer
+	var rows rowCounter
+	s.extracted, err = a.db.Extract(ctx, source.ExtractRequest{
+		Table: a.table, Key: a.batch.KeyColumns, Range: a.batch.Range, MaxRows: maxRows,
+		Content: a.table.DeleteGuard == config.DeleteGuardContent, Timeout: w.Config.Worker.BatchTimeout,
+	}, func(t *source.Table) (io.Writer, error) {
+		columns, key := t.Encoding()
+		var err error
+		out, err = encode.NewWriter(f, encode.Options{
+			Columns: columns, Key: key, Content: a.table.DeleteGuard == config.DeleteGuardContent,
+			Compression: a.table.Compression, Level: a.table.CompressionLevel, MaxRawBytes: a.table.MaxBatchBytes,
+		})
+		rows.Writer = out
+		return out, err
+	}, rows.count)
+	if out != nil {
+		object, closeErr := out.Close()
+		s.object, err = object, errors.Join(err, closeErr)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	elapsed := time.Since(began)
+	a.timings.Serialize += s.object.Serialize.Seconds()
+	a.timings.Compress += s.object.Compress.Seconds()
+	a.timings.Query += max(elapsed-s.object.Serialize, 0).Seconds()
+	a.log.Debug("rows read", zap.Int64("rows", s.object.Rows), zap.Int64("bytes", s.object.RawBytes), zap.Duration("duration", elapsed))
+	return s, nil
+}
+
+// rowCounter reads the number of rows so far from an encoder that does not exist
+// before the columns are known.
+type rowCounter struct{ *encode.Writer }
+
+func (r *rowCounter) count() int64 { return r.Writer.Rows() }

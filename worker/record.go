@@ -1,0 +1,94 @@
+package worker
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/minio/crc64nvme"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"go.uber.org/zap"
+
+	"github.com/audit-table-archiver/archiver/internal/failpoint"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/objstore"
+)
+
+// record writes the manifest, whose presence says that the object is committed,
+// and then closes the ledger entry and the job in one transaction. All of it may
+// run again: the manifest's bytes were fixed when the object was recorded.
+func (w *Worker) record(ctx context.Context, a *attempt) error {
+	began := time.Now()
+	o := a.batch.Object
+	body := []byte(o.Manifest)
+	_, err := w.Store.Put(ctx, o.ManifestKey, strings.NewReader(o.Manifest), objstore.Blob{
+		Size: int64(len(body)), SHA256: sha256.Sum256(body), CRC64NVME: crc64nvme.Checksum(body), ContentType: "application/json",
+	})
+	if err != nil {
+		return fmt.Errorf("the rows are deleted, their object is whole, its manifest is missing: %w", err)
+	}
+	if err := failpoint.Hit(ctx, "record:manifest"); err != nil {
+		return err
+	}
+	a.timings.Record = time.Since(began).Seconds()
+	a.timings.Total = time.Since(a.began).Seconds()
+	err = pgx.BeginFunc(ctx, w.Ledger.Pool, func(tx pgx.Tx) error {
+		if err := w.Ledger.Archived(ctx, tx, a.batch, a.lsn, a.timings); err != nil {
+			return err
+		}
+		return w.completeJob(ctx, tx, a)
+	})
+	if err != nil {
+		return err
+	}
+	a.batch.State = ledger.Archived
+	t := a.timings
+	a.log.Info("batch archived", zap.Int64("records", o.Rows), zap.Int64("bytes", o.StoredBytes), zap.String("object_key", o.Key),
+		zap.Float64("query", t.Query), zap.Float64("serialize", t.Serialize), zap.Float64("compress", t.Compress), zap.Float64("upload", t.Upload),
+		zap.Float64("verify", t.Verify), zap.Float64("delete", t.Delete), zap.Float64("record", t.Record), zap.Float64("total", t.Total))
+	if w.OnBatch != nil {
+		w.OnBatch(Done{Database: a.batch.Database, Schema: a.batch.Schema, Table: a.batch.Table, Rows: o.Rows, Bytes: o.StoredBytes, Timings: t})
+	}
+	return nil
+}
+
+// recordEmpty closes a batch whose rows have all gone by other hands.
+func (w *Worker) recordEmpty(ctx context.Context, a *attempt) error {
+	err := pgx.BeginFunc(ctx, w.Ledger.Pool, func(tx pgx.Tx) error {
+		if err := w.Ledger.Emptied(ctx, tx, a.batch); err != nil {
+			return err
+		}
+		return w.completeJob(ctx, tx, a)
+	})
+	if err != nil {
+		return err
+	}
+	a.batch.State = ledger.Empty
+	a.log.Info("batch empty: no row is left in its range")
+	return nil
+}
+
+// completeJob completes the River job in the ledger's transaction, if this
+// attempt still owns it. River itself does not check that: a job that was given
+// to another worker meanwhile must not be completed under it. The ledger's own
+// compare-and-set has decided about the batch already.
+func (w *Worker) completeJob(ctx context.Context, tx pgx.Tx, a *attempt) error {
+	var mine bool
+	err := tx.QueryRow(ctx, w.Ledger.SQL(`
+		SELECT count(*) = 1 FROM (SELECT 1 FROM {s}.river_job WHERE id = $1 AND state = 'running' AND attempted_at = $2 FOR UPDATE) s`),
+		a.job.ID, a.job.AttemptedAt).Scan(&mine)
+	if err != nil {
+		return fmt.Errorf("look at the job: %w", err)
+	}
+	if !mine {
+		return nil
+	}
+	if _, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, a.job); err != nil {
+		return fmt.Errorf("complete the job: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,88 @@
+package worker
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"go.uber.org/zap"
+
+	"github.com/audit-table-archiver/archiver/internal/encode"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/source"
+)
+
+// resolve finds out whether a delete that was begun has happened, by looking at
+// the rows. The object is read back into the spool first, both because no lock is
+// held while the network is read, and because nothing is decided about rows whose
+// object cannot be seen whole.
+func (w *Worker) resolve(ctx context.Context, a *attempt) error {
+	f, err := w.newSpool()
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // unlinked, and only read from here on
+	o := a.batch.Object
+	if err := w.compare(ctx, a, o, f); err != nil {
+		if isDamage(err) {
+			return &permanentError{
+				err:  fmt.Errorf("%w; the delete of its rows was begun and may have happened, so nothing more is done", err),
+				hint: "restore " + o.Key + " (version " + o.VersionID + ") in storage, then: archiver jobs retry " + fmt.Sprint(a.job.ID),
+			}
+		}
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("rewind the spool: %w", err)
+	}
+	rows, err := newRowReader(f, o.Compression)
+	if err != nil {
+		return err
+	}
+	defer rows.Close() //nolint:errcheck // see above
+	fate, lsn, err := a.db.Resolve(ctx, w.deleteRequest(a), rows)
+	if err != nil {
+		return err
+	}
+	switch fate {
+	case source.StillThere:
+		a.log.Info("resumed: nothing was deleted")
+		a.readBack = true
+		return w.Ledger.NotDeleted(ctx, a.batch)
+	case source.AllGone:
+		a.log.Info("resumed: the rows are deleted")
+		a.deleted, a.lsn = true, lsn
+		return nil
+	case source.PartlyGone:
+		a.log.Warn("resumed: the rows were changed by another hand; the object is set aside", zap.String("object_key", o.Key))
+		return w.Ledger.ExtractAgain(ctx, a.batch, ledger.ObjectSuperseded, false)
+	case source.TwinDeciding:
+		return &waitError{reason: source.TwinAtWork.String(), after: twinWait}
+	}
+	return fmt.Errorf("resolve: unknown fate %d", fate)
+}
+
+// rowReader yields the lines of an object.
+type rowReader struct {
+	io.Closer
+	lines *bufio.Reader
+}
+
+func newRowReader(r io.Reader, compression string) (*rowReader, error) {
+	d, err := encode.NewReader(r, compression)
+	if err != nil {
+		return nil, err
+	}
+	return &rowReader{Closer: d, lines: bufio.NewReaderSize(d, 1<<16)}, nil
+}
+
+// Next implements source.RowReader.
+func (r *rowReader) Next() ([]byte, error) {
+	line, err := r.lines.ReadBytes('\n')
+	if errors.Is(err, io.EOF) && len(line) > 0 {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return line, err
+}

@@ -1,0 +1,95 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/riverqueue/river"
+	"go.uber.org/zap"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/objstore"
+	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/jobs"
+)
+
+// Deps are what a worker works with. All fields but OnBatch are required.
+type Deps struct {
+	Config  *config.Config
+	Ledger  *ledger.Ledger
+	Store   *objstore.Store
+	Sources map[string]*source.DB // by database name
+	Log     *zap.Logger
+	Version string
+	OnBatch func(Done) // called, from several goroutines, when a batch has ended
+}
+
+// Done reports a batch that has ended.
+type Done struct {
+	Database, Schema, Table string
+	Rows, Bytes             int64
+	Timings                 ledger.Timings
+	Failed                  bool
+}
+
+// Worker works batch jobs; River calls it.
+type Worker struct {
+	river.WorkerDefaults[jobs.BatchArgs]
+	Deps
+	ledgerID    string
+	seats       chan struct{} // batches at a time in this process
+	preflighted sync.Map      // table and fingerprint -> looked at by this process
+}
+
+// Timeout implements river.Worker. It is finite: River never rescues a job
+// without a time limit.
+func (w *Worker) Timeout(*river.Job[jobs.BatchArgs]) time.Duration {
+	return w.Config.Worker.BatchTimeout
+}
+
+// NextRetry implements river.Worker.
+func (w *Worker) NextRetry(job *river.Job[jobs.BatchArgs]) time.Time {
+	return time.Now().Add(jobs.RetryDelay(job.Attempt))
+}
+
+// Work implements river.Worker.
+func (w *Worker) Work(ctx context.Context, job *river.Job[jobs.BatchArgs]) error {
+	a := &attempt{job: job, log: w.Log.With(zap.Int64("batch_id", job.Args.BatchID), zap.Int64("job_id", job.ID)), began: time.Now()}
+	select {
+	case w.seats <- struct{}{}:
+		defer func() { <-w.seats }()
+	case <-ctx.Done():
+		return w.outcome(ctx, a, ctx.Err())
+	}
+	return w.outcome(ctx, a, w.try(ctx, a))
+}
+
+// try turns a panic into an error, so that it takes the same way as any other.
+func (w *Worker) try(ctx context.Context, a *attempt) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			a.log.Error("panic", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return w.archive(ctx, a)
+}
+
+// configured finds a batch's table and source in the configuration.
+func (w *Worker) configured(b *ledger.Batch) (config.Table, *source.DB, bool) {
+	for _, d := range w.Config.Databases {
+		if d.Name != b.Database {
+			continue
+		}
+		for _, t := range d.Tables {
+			if t.Schema == b.Schema && t.Name == b.Table {
+				return t, w.Sources[d.Name], w.Sources[d.Name] != nil
+			}
+		}
+	}
+	return config.Table{}, nil, false
+}
