@@ -13,6 +13,7 @@ TEST_TAGS    := failpoint
 TEST_FLAGS   ?= -count=1 -timeout 20m
 FUZZ_TIME    ?= 20s
 BENCH_FLAGS  ?= -benchtime 1s
+BENCH_ROWS   ?= 1000000
 # A single package or test, for example: make test PKG=./internal/encode RUN=TestFloat
 PKG          ?= ./...
 RUN          ?=
@@ -70,7 +71,12 @@ fuzz: deps ## Run each fuzz target for FUZZ_TIME (20s)
 	done
 
 .PHONY: bench
-bench: deps ## Run the benchmarks
+bench: deps build ## Archive BENCH_ROWS rows, beside the floor and a pipeline by hand (two minutes)
+	@command -v pigz >/dev/null || { echo "installing pigz"; { apt-get update -q && apt-get install -y -q pigz; } || dnf install -y -q pigz || brew install pigz; } >&2
+	go run ./benchmarks -archiver $(BIN)/archiver -rows $(BENCH_ROWS)
+
+.PHONY: microbench
+microbench: ## Run the Go benchmarks of single functions
 	go test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) $(PKG)
 
 .PHONY: fmt

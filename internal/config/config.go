@@ -162,7 +162,7 @@ type Throttle struct {
 	MaxStandbyLagMB   int // units of 1024 x 1024 bytes of WAL
 	MaxSlotLagMB      int // units of 1024 x 1024 bytes of WAL
 	MaxActiveSessions int
-	Query             string // SQL for the source; true means: go on
+	Query             string // SQL for the source; a positive result (or true) pauses
 	Windows           []Window
 }
 

@@ -59,7 +59,7 @@ func (f *framer) next(data []byte) (int, found, error) {
 	case atHeader:
 		return f.header(data)
 	case atExtension:
-		n := min(uint32(min(len(data), maxFieldLen)), f.skip) //nolint:gosec // not negative and bounded
+		n := min(uint32(min(len(data), maxFieldLen)), f.skip)
 		if f.skip -= n; f.skip == 0 {
 			f.state = atTuple
 		}
@@ -98,7 +98,7 @@ func (f *framer) tuple(data []byte) (int, found, error) {
 		if len(data) < 2 {
 			return 0, foundNothing, nil
 		}
-		switch count := int(int16(binary.BigEndian.Uint16(data))); count { //nolint:gosec // the bits of a signed value
+		switch count := int(int16(binary.BigEndian.Uint16(data))); count {
 		case len(f.fields):
 		case -1:
 			f.state = atEnd
@@ -113,7 +113,7 @@ func (f *framer) tuple(data []byte) (int, found, error) {
 		if len(data)-pos < 4 {
 			break
 		}
-		length := int(int32(binary.BigEndian.Uint32(data[pos:]))) //nolint:gosec // the bits of a signed value
+		length := int(int32(binary.BigEndian.Uint32(data[pos:])))
 		if length < -1 || length > maxFieldLen {
 			return 0, foundNothing, fmt.Errorf("column %q: field length %d", f.names[current], length)
 		}

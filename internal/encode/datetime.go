@@ -70,7 +70,7 @@ func appendCivil(dst []byte, day int64) ([]byte, bool) {
 	if rest < 0 {
 		era, rest = era-1, rest+eraDays
 	}
-	ofEra := uint32(rest) //nolint:gosec // 0 to 146,096
+	ofEra := uint32(rest)
 	yearOfEra := (ofEra - ofEra/1460 + ofEra/36_524 - ofEra/146_096) / 365
 	ofYear := ofEra - (365*yearOfEra + yearOfEra/4 - yearOfEra/100)
 	year := 2000 + 400*era + int64(yearOfEra)
@@ -90,7 +90,7 @@ func appendCivil(dst []byte, day int64) ([]byte, bool) {
 		dst = strconv.AppendInt(dst, year, 10)
 		return append(dst, '-', tens(month), ones(month), '-', tens(dayOfMonth), ones(dayOfMonth)), bc
 	}
-	century, ofCentury := uint32(year/100), uint32(year%100) //nolint:gosec // 1 to 9999
+	century, ofCentury := uint32(year/100), uint32(year%100)
 	return append(dst, tens(century), ones(century), tens(ofCentury), ones(ofCentury),
 		'-', tens(month), ones(month), '-', tens(dayOfMonth), ones(dayOfMonth)), bc
 }
@@ -98,7 +98,7 @@ func appendCivil(dst []byte, day int64) ([]byte, bool) {
 // appendClock appends hh:mm:ss and, where there is one, the fraction without its
 // trailing zeros.
 func appendClock(dst []byte, micros int64) []byte {
-	seconds, fraction := uint32(micros/microsPerSecond), uint32(micros%microsPerSecond) //nolint:gosec // within a day
+	seconds, fraction := uint32(micros/microsPerSecond), uint32(micros%microsPerSecond)
 	hour, minute, second := seconds/3600, seconds/60%60, seconds%60
 	dst = append(dst, tens(hour), ones(hour), ':', tens(minute), ones(minute), ':', tens(second), ones(second))
 	if fraction == 0 {

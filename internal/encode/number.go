@@ -2,6 +2,7 @@ package encode
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/big"
@@ -96,7 +97,7 @@ func openInterval(f float64, powerOfTwo bool, bitSize int) (low, high *big.Int) 
 		below = 1
 	}
 	low, high = big.NewInt(4*m-below), big.NewInt(4*m+2)
-	shift := uint(exp - mantissaBits + scaleBits - 2) //nolint:gosec // f is large enough that this is not negative
+	shift := uint(exp - mantissaBits + scaleBits - 2)
 	return low.Lsh(low, shift), high.Lsh(high, shift)
 }
 
@@ -184,7 +185,7 @@ func appendNumeric(dst, v []byte) ([]byte, error) {
 	if len(v) < 8 || len(v) != 8+2*int(binary.BigEndian.Uint16(v)) {
 		return dst, fmt.Errorf("not a numeric of %d bytes", len(v))
 	}
-	weight := int(int16(binary.BigEndian.Uint16(v[2:]))) //nolint:gosec // the bits of a signed value
+	weight := int(int16(binary.BigEndian.Uint16(v[2:])))
 	sign := binary.BigEndian.Uint16(v[4:])
 	decimals := int(binary.BigEndian.Uint16(v[6:]))
 	digits := v[8:]
@@ -212,9 +213,12 @@ func appendNumeric(dst, v []byte) ([]byte, error) {
 		}
 		return binary.BigEndian.Uint16(digits[2*i:])
 	}
-	if weight < 0 {
+	switch {
+	case weight < 0:
 		dst = append(dst, '0')
-	} else {
+	case weight > 0 && digit(0) == 0: // the server keeps none, and JSON allows none
+		return dst, errors.New("numeric with leading zeros")
+	default:
 		dst = strconv.AppendUint(dst, uint64(digit(0)), 10)
 		for i := 1; i <= weight; i++ {
 			dst = append4(dst, digit(i))

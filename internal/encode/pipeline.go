@@ -124,8 +124,8 @@ func (s *storedWriter) Write(p []byte) (int, error) {
 	if n != len(p) {
 		return n, io.ErrShortWrite
 	}
-	s.sha.Write(p) // hashes never fail
-	s.crc.Write(p)
+	_, _ = s.sha.Write(p) // hashes never fail
+	_, _ = s.crc.Write(p)
 	s.bytes += int64(n)
 	return n, nil
 }

@@ -22,19 +22,19 @@ func appendValue(dst []byte, typ Type, v []byte) ([]byte, error) {
 	case TypeText:
 		return appendString(dst, v), nil
 	case TypeInt8:
-		return strconv.AppendInt(dst, int64(binary.BigEndian.Uint64(v)), 10), nil //nolint:gosec // the bits of a signed value
+		return strconv.AppendInt(dst, int64(binary.BigEndian.Uint64(v)), 10), nil
 	case TypeInt4:
-		return strconv.AppendInt(dst, int64(int32(binary.BigEndian.Uint32(v))), 10), nil //nolint:gosec // the bits of a signed value
+		return strconv.AppendInt(dst, int64(int32(binary.BigEndian.Uint32(v))), 10), nil
 	case TypeInt2:
-		return strconv.AppendInt(dst, int64(int16(binary.BigEndian.Uint16(v))), 10), nil //nolint:gosec // the bits of a signed value
+		return strconv.AppendInt(dst, int64(int16(binary.BigEndian.Uint16(v))), 10), nil
 	case TypeTimestamptz:
-		return appendTimestamp(dst, int64(binary.BigEndian.Uint64(v)), "+00:00"), nil //nolint:gosec // the bits of a signed value
+		return appendTimestamp(dst, int64(binary.BigEndian.Uint64(v)), "+00:00"), nil
 	case TypeTimestamp:
-		return appendTimestamp(dst, int64(binary.BigEndian.Uint64(v)), ""), nil //nolint:gosec // the bits of a signed value
+		return appendTimestamp(dst, int64(binary.BigEndian.Uint64(v)), ""), nil
 	case TypeDate:
-		return appendDate(dst, int32(binary.BigEndian.Uint32(v))), nil //nolint:gosec // the bits of a signed value
+		return appendDate(dst, int32(binary.BigEndian.Uint32(v))), nil
 	case TypeTime:
-		return appendTime(dst, int64(binary.BigEndian.Uint64(v))) //nolint:gosec // the bits of a signed value
+		return appendTime(dst, int64(binary.BigEndian.Uint64(v)))
 	case TypeUUID:
 		return appendUUID(dst, v), nil
 	case TypeJSONB:

@@ -64,10 +64,10 @@ func newMeter(r io.Reader) *meter { return &meter{r: r, sha: sha256.New()} }
 
 func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)
-	if n > 0 {
-		m.sha.Write(p[:n]) // a hash never fails
+	if got := p[:n]; len(got) > 0 {
+		m.sha.Write(got) // a hash never fails
 		m.bytes += int64(n)
-		m.last = p[n-1]
+		m.last = got[len(got)-1]
 	}
 	return n, err
 }

@@ -2,7 +2,6 @@ package encode_test
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"math"
 	"testing"
@@ -103,6 +102,7 @@ func TestBadValues(t *testing.T) {
 		{encode.TypeNumeric, "\x00\x01\x00\x00\x00\x00\x00\x00", "not a numeric"},
 		{encode.TypeNumeric, "\x00\x01\x00\x00\x00\x00\x00\x00\x27\x10", "numeric digit 10000"},
 		{encode.TypeNumeric, "\x00\x00\x00\x00\x12\x34\x00\x00", "numeric sign 0x1234"},
+		{encode.TypeNumeric, "\x00\x00\x00\x01\x00\x00\x00\x00", "leading zeros"},
 		{encode.TypeInet, "\x02\x21\x00\x04\x7f\x00\x00\x01", "prefix length 33"},
 		{encode.TypeInet, "\x02\x20\x00\x10\x7f\x00\x00\x01", "not an address"},
 		{encode.TypeInet, "\x03\x20\x00\x04\x7f\x00\x00\x01", "address family 3 with 4 bytes"},
@@ -112,6 +112,6 @@ func TestBadValues(t *testing.T) {
 		{encode.Type(255), "", "unknown type 255"},
 	} {
 		_, err := encode.AppendValue(nil, tc.typ, []byte(tc.v))
-		require.ErrorContains(t, err, tc.want, fmt.Sprintf("%x", tc.v))
+		require.ErrorContains(t, err, tc.want, "%x", tc.v)
 	}
 }

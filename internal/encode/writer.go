@@ -238,7 +238,7 @@ func (w *Writer) version(tuple []byte) (digest.Row, error) {
 		Xmin:     binary.BigEndian.Uint32(v[2]),
 	}
 	if w.lead == len(want) {
-		row.Content = int64(binary.BigEndian.Uint64(v[3])) //nolint:gosec // the bits of a signed value
+		row.Content = int64(binary.BigEndian.Uint64(v[3]))
 	}
 	return row, nil
 }

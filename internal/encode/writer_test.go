@@ -105,9 +105,15 @@ func TestObjectDescribesItsBytes(t *testing.T) {
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	columns := []encode.Column{
-		{Name: "id", Type: encode.TypeInt8}, {Name: "at", Type: encode.TypeTimestamptz}, {Name: `we"ird` + "\n", Type: encode.TypeText},
-		{Name: "n", Type: encode.TypeNumeric}, {Name: "f", Type: encode.TypeFloat8}, {Name: "doc", Type: encode.TypeJSON, OmitNull: true},
-		{Name: "day", Type: encode.TypeDate}, {Name: "raw", Type: encode.TypeBytea}, {Name: "net", Type: encode.TypeCIDR},
+		{Name: "id", Type: encode.TypeInt8},
+		{Name: "at", Type: encode.TypeTimestamptz},
+		{Name: `we"ird` + "\n", Type: encode.TypeText},
+		{Name: "n", Type: encode.TypeNumeric},
+		{Name: "f", Type: encode.TypeFloat8},
+		{Name: "doc", Type: encode.TypeJSON, OmitNull: true},
+		{Name: "day", Type: encode.TypeDate},
+		{Name: "raw", Type: encode.TypeBytea},
+		{Name: "net", Type: encode.TypeCIDR},
 	}
 	numeric := []byte{0, 2, 0, 0, 0x40, 0, 0, 6, 0, 12, 13, 72} // -12.3400 00
 	s := newStream().
@@ -200,12 +206,12 @@ func TestTooLarge(t *testing.T) {
 func TestHugeRow(t *testing.T) {
 	t.Parallel()
 	o := encode.Options{Columns: []encode.Column{{Name: "v", Type: encode.TypeText}}, Compression: "none"}
-	huge := bytes.Repeat([]byte("\x01x"), 3<<20)
+	huge := bytes.Repeat([]byte("\x01x"), 1<<20)
 	for _, piece := range []int{4096, math.MaxInt} {
 		stored, _, err := run(t, newStream().row(0, []byte("a")).row(1, huge).row(2, []byte("b")).end(), o, piece)
 		require.NoError(t, err)
 		require.Equal(t, 3, bytes.Count(stored, []byte("\n")))
-		require.Equal(t, 3<<20, bytes.Count(stored, []byte(`\u0001x`)))
+		require.Equal(t, 1<<20, bytes.Count(stored, []byte(`\u0001x`)))
 	}
 }
 
@@ -278,14 +284,13 @@ func TestBadOptions(t *testing.T) {
 		"gzip level -1":          func(o *encode.Options) { o.Level = -1 },
 		"zstd level 23":          func(o *encode.Options) { o.Compression, o.Level = "zstd", 23 },
 		"no column 12":           func(o *encode.Options) { o.Key = []int{0, 12} },
-		"none has no level 1":    func(o *encode.Options) { o.Compression, o.Level = "none", 1 },
 	} {
 		o := good
 		change(&o)
 		_, err := encode.NewWriter(io.Discard, o)
 		require.ErrorContains(t, err, want)
 	}
-	for compression, levels := range map[string]int{"gzip": 9, "zstd": 22} {
+	for compression, levels := range map[string]int{"gzip": 9, "zstd": 22, "none": 1} {
 		for level := range levels + 1 {
 			o := good
 			o.Compression, o.Level = compression, level
@@ -313,11 +318,11 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 
 func TestSpoolFails(t *testing.T) {
 	t.Parallel()
-	for _, left := range []int{0, 100_000, 300_000, 1_000_000} {
+	for _, left := range []int{0, 100_000, 300_000} {
 		for _, compression := range []string{"gzip", "zstd", "none"} {
 			w, err := encode.NewWriter(&fullDisk{left}, encode.Options{Columns: auditColumns(), Compression: compression, Level: 0})
 			require.NoError(t, err)
-			s := audit(20_000)
+			s := audit(8_000)
 			for len(s) > 0 && err == nil {
 				n := min(4096, len(s))
 				_, err = w.Write(s[:n])
@@ -337,25 +342,20 @@ func TestSpoolFails(t *testing.T) {
 	}
 }
 
+// TestRowPathDoesNotAllocate counts the whole process's allocations, so it is not
+// parallel to others.
 func TestRowPathDoesNotAllocate(t *testing.T) {
-	t.Parallel()
 	w, err := encode.NewWriter(io.Discard, encode.Options{Columns: auditColumns(), Compression: "none", Key: []int{1, 0}})
 	require.NoError(t, err)
 	_, err = w.Write([]byte(streamHeader))
 	require.NoError(t, err)
 	row := auditRow(nil, 7)
-	for range 10_000 { // until every buffer has been round once
-		_, err = w.Write(row)
+	write := func() { _, err = w.Write(row) }
+	for range 5000 { // until every buffer has been used once
+		write()
 	}
+	require.Zero(t, testing.AllocsPerRun(5000, write))
 	require.NoError(t, err)
-	result := testing.Benchmark(func(b *testing.B) {
-		b.ReportAllocs()
-		for range b.N {
-			_, err = w.Write(row)
-		}
-	})
-	require.NoError(t, err)
-	require.Zero(t, result.AllocsPerOp())
 	_, err = w.Close()
 	require.ErrorIs(t, err, encode.ErrTruncated)
 }

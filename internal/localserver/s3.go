@@ -121,10 +121,18 @@ func startS3In(ctx context.Context, binary string, o S3Options) (*S3, error) {
 			stop: func() error { return c.stop(syscall.SIGTERM) },
 		}, nil
 	case <-c.done:
-		return nil, fmt.Errorf("start S3 server %s: it ended at once (%v): %s", binary, c.err, stderr)
+		return nil, fmt.Errorf("start S3 server %s: it ended at once: %w: %s", binary, endedAs(c.err), stderr)
 	case <-ctx.Done():
 		return nil, errors.Join(fmt.Errorf("start S3 server %s: %w: %s", binary, context.Cause(ctx), stderr), c.stop(syscall.SIGKILL))
 	}
+}
+
+// endedAs is how a process ended, which was too early even when it was in order.
+func endedAs(err error) error {
+	if err == nil {
+		return errors.New("exit status 0")
+	}
+	return err
 }
 
 // Stop ends the server and removes its data when StartS3 chose their place. A

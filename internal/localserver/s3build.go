@@ -179,7 +179,7 @@ func s3BuildTarget(source string) (string, error) {
 		fmt.Fprintf(sum, "%s %d\n", filepath.Base(name), len(content))
 		sum.Write(content)
 	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
+	if err := os.MkdirAll(cache, 0o750); err != nil {
 		return "", err
 	}
 	return filepath.Join(cache, "s3dev-"+hex.EncodeToString(sum.Sum(nil)[:8])), nil
@@ -213,7 +213,7 @@ func newestBuild(cache string) string {
 // lockFile takes the exclusive lock on a file that the kernel drops with this
 // process, waiting for another holder until ctx ends.
 func lockFile(ctx context.Context, name string) (unlock func(), err error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -222,17 +222,15 @@ func lockFile(ctx context.Context, name string) (unlock func(), err error) {
 	for {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
-			return func() { f.Close() }, nil
+			return func() { _ = f.Close() }, nil // which drops the lock
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", name, err)
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
 		}
 		select {
 		case <-retry.C:
 		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("lock %s, held by another build: %w", name, context.Cause(ctx))
+			return nil, errors.Join(fmt.Errorf("lock %s, held by another build: %w", name, context.Cause(ctx)), f.Close())
 		}
 	}
 }

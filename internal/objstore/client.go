@@ -23,7 +23,7 @@ const defaultRegion = "us-east-1"
 
 // newClient makes the SDK's client. What matters is set here and not left to
 // the SDK's defaults, which differ between its constructors.
-func newClient(ctx context.Context, c Config) (*s3.Client, error) {
+func newClient(ctx context.Context, c Config) (_ *s3.Client, closeIdle func(), _ error) {
 	load := []func(*config.LoadOptions) error{
 		// Not a plain http.Client: the SDK could not add the certificates of
 		// AWS_CA_BUNDLE to it, and refuses to start where that is set.
@@ -39,20 +39,22 @@ func newClient(ctx context.Context, c Config) (*s3.Client, error) {
 	}
 	loaded, err := config.LoadDefaultConfig(ctx, load...)
 	if err != nil {
-		return nil, fmt.Errorf("load the AWS configuration: %w", err)
+		return nil, nil, fmt.Errorf("load the AWS configuration: %w", err)
 	}
 	if loaded.Region == "" {
 		if c.Endpoint == "" {
-			return nil, errors.New("no region: set s3.region or AWS_REGION")
+			return nil, nil, errors.New("no region: set s3.region or AWS_REGION")
 		}
 		loaded.Region = defaultRegion
 	}
-	client, err := decorate(loaded.HTTPClient, c.Transport)
-	if err != nil {
-		return nil, err
+	buildable, ok := loaded.HTTPClient.(*awshttp.BuildableClient)
+	if !ok {
+		return nil, nil, fmt.Errorf("the SDK replaced the HTTP client by a %T", loaded.HTTPClient)
 	}
+	transport := buildable.GetTransport() // with the certificates of AWS_CA_BUNDLE
+	client := newPlainClient(transport, c.Transport)
 	loaded.Credentials = aws.NewCredentialsCache(credentialSource{loaded.Credentials})
-	return s3.NewFromConfig(loaded, func(o *s3.Options) {
+	made := s3.NewFromConfig(loaded, func(o *s3.Options) {
 		if c.Endpoint != "" {
 			o.BaseEndpoint = aws.String(c.Endpoint)
 		}
@@ -63,7 +65,8 @@ func newClient(ctx context.Context, c Config) (*s3.Client, error) {
 		// We send a checksum of our own with every body. The SDK's default one
 		// comes in a trailer, which older servers answer with an error.
 		o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
-		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenSupported
+		// Get compares the checksum itself, see withChecksum.
+		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 		o.DisableLogOutputChecksumValidationSkipped = true
 		o.Logger = logging.Nop{}
 		o.ClientLogMode = 0
@@ -71,7 +74,8 @@ func newClient(ctx context.Context, c Config) (*s3.Client, error) {
 			name, version, _ := strings.Cut(c.UserAgent, "/")
 			o.APIOptions = append(o.APIOptions, awsmiddleware.AddUserAgentKeyValue(name, version))
 		}
-	}), nil
+	})
+	return made, transport.CloseIdleConnections, nil
 }
 
 // newHTTPClient is the SDK's client with time limits: its own waits for ever on
@@ -95,14 +99,8 @@ func newHTTPClient(timeout time.Duration) *awshttp.BuildableClient {
 	})
 }
 
-// decorate turns the SDK's client, which may have been given more certificates,
-// into a plain one around wrap's transport.
-func decorate(client aws.HTTPClient, wrap func(http.RoundTripper) http.RoundTripper) (*http.Client, error) {
-	buildable, ok := client.(*awshttp.BuildableClient)
-	if !ok {
-		return nil, fmt.Errorf("the SDK replaced the HTTP client by a %T", client)
-	}
-	var transport http.RoundTripper = buildable.GetTransport()
+// newPlainClient is the client around a transport and what wraps it.
+func newPlainClient(transport http.RoundTripper, wrap func(http.RoundTripper) http.RoundTripper) *http.Client {
 	if wrap != nil {
 		transport = wrap(transport)
 	}
@@ -111,7 +109,7 @@ func decorate(client aws.HTTPClient, wrap func(http.RoundTripper) http.RoundTrip
 		// A redirect names another host, for which the signature is not valid; it
 		// is reported as what it is, a wrong region or endpoint.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}, nil
+	}
 }
 
 // stallConn gives up when nothing could be read or written for a while. The

@@ -20,7 +20,7 @@
 //     it has checked the CRC64NVME sent along, or an object of the same size and
 //     checksum stands under the key. The same call twice gives the same object.
 //   - Bytes that Get delivers up to io.EOF have the length that the store
-//     announced and, where it keeps a checksum of the whole object, that
+//     announced and, where it keeps a CRC64NVME of the whole object, that
 //     checksum. HEAD proves nothing about bytes: it repeats what was said at the
 //     upload, whatever became of the disk since.
 //
@@ -28,11 +28,11 @@
 //
 // From the multipart threshold on a blob goes up in parts, a few at a time, with
 // a FULL_OBJECT checksum: that is the kind which can be compared with the blob's
-// own and which the SDK checks on reading; a COMPOSITE one is neither. An upload
-// that fails is aborted, also after the caller's context was cancelled. A process
-// that is killed leaves its parts behind; the next upload of the same key clears
-// them away, and a bucket should have a lifecycle rule (AbortIncompleteMultipartUpload)
-// for the rest.
+// own and checked on reading; a COMPOSITE one is made from those of the parts.
+// An upload that fails is aborted, also after the caller's context was cancelled.
+// A process that is killed leaves its parts behind; the next upload of the same
+// key clears them away, and a bucket should have a lifecycle rule
+// (AbortIncompleteMultipartUpload) for the rest.
 //
 // # Failure handling
 //

@@ -29,7 +29,7 @@ func unsent(r *http.Request, _ http.RoundTripper) (*http.Response, error) {
 }
 
 // answer replies in the store's place.
-func answer(status int, code string) func(*http.Request, http.RoundTripper) (*http.Response, error) {
+func answer(status int, code string) mishap {
 	return func(r *http.Request, _ http.RoundTripper) (*http.Response, error) {
 		if r.Body != nil {
 			_, _ = io.Copy(io.Discard, r.Body)
@@ -58,7 +58,7 @@ func flippedRequest(r *http.Request, next http.RoundTripper) (*http.Response, er
 }
 
 // changedAnswer lets change have the body of the answer.
-func changedAnswer(change func([]byte) []byte) func(*http.Request, http.RoundTripper) (*http.Response, error) {
+func changedAnswer(change func([]byte) []byte) mishap {
 	return func(r *http.Request, next http.RoundTripper) (*http.Response, error) {
 		answer, err := next.RoundTrip(r)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -28,22 +29,15 @@ var server *localserver.S3
 var bucketNumber atomic.Int64
 
 func TestMain(m *testing.M) {
-	os.Exit(withServer(m))
-}
-
-func withServer(m *testing.M) int {
 	started, err := localserver.StartS3(context.Background(), localserver.S3Options{Log: os.Stderr})
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		log.Fatal(err)
 	}
 	server = started
-	code := m.Run()
+	m.Run() // its result is the exit code when TestMain returns
 	if err := server.Stop(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		log.Print(err)
 	}
-	return code
 }
 
 // newConfig is a configuration for a new bucket, with retries that take no time.
@@ -62,6 +56,7 @@ func open(t testing.TB, c Config) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), c)
 	require.NoError(t, err)
+	t.Cleanup(s.Close)
 	return s
 }
 
@@ -127,9 +122,12 @@ func unfinished(t testing.TB, s *Store) int {
 type fault struct {
 	on    string // see kindOf
 	times int    // how many of them
-	do    func(request *http.Request, next http.RoundTripper) (*http.Response, error)
+	do    mishap
 	hits  *atomic.Int64 // counts the requests of the kind, when set
 }
+
+// mishap stands in for the transport's RoundTrip.
+type mishap func(request *http.Request, next http.RoundTripper) (*http.Response, error)
 
 // kindOf names a request by what it does.
 func kindOf(r *http.Request) string {

@@ -88,7 +88,7 @@ func (s *Store) sendParts(ctx context.Context, key string, uploadID *string, bod
 		}
 		sending.Go(func() error {
 			offset := int64(i) * partBytes
-			part, err := s.sendPart(whileNoneFailed, key, uploadID, int32(i+1), newSection(body, offset, min(partBytes, size-offset))) //nolint:gosec // at most maxParts
+			part, err := s.sendPart(whileNoneFailed, key, uploadID, int32(i+1), newSection(body, offset, min(partBytes, size-offset)))
 			if err != nil {
 				return fmt.Errorf("part %d of %d: %w", i+1, len(parts), err)
 			}

@@ -133,7 +133,7 @@ func TestStoreChecksWhatItIsSent(t *testing.T) {
 // with one object and nothing beside it.
 func TestPutSurvives(t *testing.T) {
 	t.Parallel()
-	faults := map[string]func(*http.Request, http.RoundTripper) (*http.Response, error){
+	faults := map[string]mishap{
 		"lost answer":     lostAnswer,
 		"unsent":          unsent,
 		"slow down":       answer(http.StatusServiceUnavailable, "SlowDown"),

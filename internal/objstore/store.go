@@ -114,8 +114,9 @@ func (c Config) validate() error {
 
 // Store is one bucket. Its methods may be called at the same time.
 type Store struct {
-	client *s3.Client
-	config Config
+	client    *s3.Client
+	closeIdle func()
+	config    Config
 }
 
 // Open prepares a store; it reads the environment and the AWS files, but sends
@@ -125,12 +126,16 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("open object store: %w", err)
 	}
-	client, err := newClient(ctx, c)
+	client, closeIdle, err := newClient(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("open object store %s: %w", c.Bucket, err)
 	}
-	return &Store{client: client, config: c}, nil
+	return &Store{client: client, closeIdle: closeIdle, config: c}, nil
 }
+
+// Close closes the connections that are kept for reuse. The store may be used
+// after it.
+func (s *Store) Close() { s.closeIdle() }
 
 // Blob describes the bytes of an upload. All of it must be right: the store
 // refuses bytes that have another hash or checksum.

@@ -169,6 +169,13 @@ func (p *preflight) kind(ctx context.Context) error {
 		p.refuse("not_a_table", "name the table below it", "%s is %s", p.quoted(), what)
 		return nil
 	}
+	var encoding string
+	if err := p.conn.QueryRow(ctx, `SELECT current_setting('server_encoding')`).Scan(&encoding); err != nil {
+		return err
+	}
+	if encoding == "SQL_ASCII" {
+		p.refuseUnlessAllowed("sql_ascii", "convert the database to UTF8", "the database has the encoding SQL_ASCII: its text may be no valid UTF-8, and then no valid JSON")
+	}
 	bad, err := p.names(ctx, relations+`
 		SELECT c.oid::regclass::text || CASE WHEN c.relpersistence = 't' THEN ' is temporary' WHEN c.relkind = 'f' THEN ' is a foreign table' ELSE ' uses the access method ' || am.amname END
 		FROM pg_class c JOIN rel ON rel.oid = c.oid LEFT JOIN pg_am am ON am.oid = c.relam

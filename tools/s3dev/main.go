@@ -45,7 +45,7 @@ func main() {
 	os.Stdout = os.Stderr
 	if err := run(ready, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "s3dev: "+err.Error())
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // this is main
 	}
 }
 
@@ -63,10 +63,21 @@ func run(ready io.Writer, args []string) error {
 			stop()
 		}()
 	}
-	// The gateway would wait ten seconds for clients to close their idle
-	// connections, which they keep for reuse.
-	context.AfterFunc(ctx, func() { time.AfterFunc(stopGrace, func() { os.Exit(0) }) })
-	return listenAndServe(ctx, o, ready)
+	served := make(chan error, 1)
+	go func() { served <- listenAndServe(ctx, o, ready) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	// The gateway waits ten seconds for clients to close their idle connections,
+	// which they keep for reuse.
+	select {
+	case err := <-served:
+		return err
+	case <-time.After(stopGrace):
+		return nil
+	}
 }
 
 func parse(args []string) (options, error) {
@@ -106,7 +117,7 @@ func listenAndServe(ctx context.Context, o options, ready io.Writer) error {
 		return serve(ctx, o, o.listen, ready)
 	}
 	for range bindAttempts {
-		address, err := freeAddress(host)
+		address, err := freeAddress(ctx, host)
 		if err != nil {
 			return err
 		}
@@ -118,13 +129,12 @@ func listenAndServe(ctx context.Context, o options, ready io.Writer) error {
 }
 
 // freeAddress asks the system for a port that nobody uses at this moment.
-func freeAddress(host string) (string, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+func freeAddress(ctx context.Context, host string) (string, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return "", fmt.Errorf("find a free port on %s: %w", host, err)
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return l.Addr().String(), l.Close()
 }
 
 // serve runs one gateway on address until ctx ends.

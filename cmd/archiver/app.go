@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"go.uber.org/zap"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/objstore"
+	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/internal/telemetry"
+	"github.com/audit-table-archiver/archiver/migrations"
+	"github.com/audit-table-archiver/archiver/worker"
+)
+
+// app is a loaded configuration and what was opened on it.
+type app struct {
+	cfg     *config.Config
+	log     *zap.Logger
+	control *pgxpool.Pool
+	ledger  *ledger.Ledger
+	sources map[string]*source.DB
+	store   *objstore.Store
+}
+
+// load reads the configuration and makes the logger; it connects to nothing.
+func (c *cli) load() (*app, error) {
+	flags := map[string]any{}
+	if c.logLevel != "" {
+		flags["log.level"] = c.logLevel
+	}
+	cfg, err := config.Load(config.Options{File: c.config, Flags: flags})
+	if err != nil {
+		return nil, err
+	}
+	log, err := telemetry.NewLogger(cfg.Log, c.err)
+	if err != nil {
+		return nil, err
+	}
+	return &app{cfg: cfg, log: log, sources: map[string]*source.DB{}}, nil
+}
+
+// open loads the configuration and connects to the control database, which must
+// be migrated to exactly this binary's schema.
+func (c *cli) open(ctx context.Context) (*app, error) {
+	a, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.openControl(ctx); err != nil {
+		return nil, err
+	}
+	if err := migrations.Check(ctx, a.control, a.cfg.Control.Schema); err != nil {
+		a.close()
+		return nil, fmt.Errorf("control database: %w", err)
+	}
+	return a, nil
+}
+
+func (a *app) openControl(ctx context.Context) error {
+	pc, err := pgxpool.ParseConfig(a.cfg.Control.URL.Reveal())
+	if err != nil {
+		return fmt.Errorf("control.url: %w", err)
+	}
+	pc.ConnConfig.RuntimeParams["application_name"] = "archiver control"
+	// Safe behind PgBouncer in transaction mode: nothing is prepared by name.
+	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	if pc.ConnConfig.ConnectTimeout == 0 {
+		pc.ConnConfig.ConnectTimeout = 10 * time.Second
+	}
+	// River, the lease and each batch need one now and then; none holds one for long.
+	pc.MaxConns = int32(max(8, a.cfg.Worker.Concurrency+4)) //nolint:gosec // validated to be small
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		return fmt.Errorf("control database: %w", err)
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return fmt.Errorf("control database: %w", err)
+	}
+	a.control, a.ledger = pool, ledger.New(pool, a.cfg.Control.Schema)
+	return nil
+}
+
+// openSources prepares the pools of all source databases; it does not connect.
+func (a *app) openSources(ctx context.Context, purpose string) error {
+	for _, d := range a.cfg.Databases {
+		db, err := source.Open(ctx, d, purpose)
+		if err != nil {
+			return err
+		}
+		a.sources[d.Name] = db
+	}
+	return nil
+}
+
+// openStore prepares the object store; it sends nothing.
+func (a *app) openStore(ctx context.Context) error {
+	store, err := objstore.Open(ctx, worker.StoreConfig(a.cfg.S3))
+	if err != nil {
+		return &exitError{code: exitUsage, err: err}
+	}
+	a.store = store
+	return nil
+}
+
+func (a *app) close() {
+	for _, db := range a.sources {
+		db.Close()
+	}
+	if a.control != nil {
+		a.control.Close()
+	}
+}
+
+// queue is a River client that only inserts and looks.
+func (a *app) queue() (*river.Client[pgx.Tx], error) {
+	client, err := river.NewClient(riverpgxv5.New(a.control), &river.Config{Schema: a.cfg.Control.Schema, Logger: worker.RiverLogger(a.log)})
+	if err != nil {
+		return nil, fmt.Errorf("configure the job queue: %w", err)
+	}
+	return client, nil
+}
+
+// selection narrows a command to a database or a table.
+type selection struct{ database, table string }
+
+// tables returns the configured tables that are selected. Selecting nothing that
+// exists is an error: a misspelt name must not look like "nothing to do".
+func (a *app) tables(s selection) ([]config.Table, error) {
+	var schema, name string
+	if s.table != "" {
+		var err error
+		if schema, name, err = config.ParseTableName(s.table); err != nil {
+			return nil, usage("--table %s: %w", s.table, err)
+		}
+	}
+	var out []config.Table
+	names := ""
+	for _, d := range a.cfg.Databases {
+		for _, t := range d.Tables {
+			names += " " + t.String()
+			if (s.database == "" || s.database == d.Name) && (s.table == "" || (t.Schema == schema && t.Name == name)) {
+				out = append(out, t)
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, &exitError{code: exitUsage, err: errors.New("no configured table matches --database and --table"), hint: "configured are:" + names}
+	}
+	if s.table != "" && s.database == "" {
+		for _, t := range out[1:] {
+			if t.Database != out[0].Database {
+				return nil, usage("--table %s is in several databases; add --database", s.table)
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,8 @@
+package main
+
+import "github.com/spf13/cobra"
+
+// commands are the verbs, in the order in which help lists them.
+func (c *cli) commands() []*cobra.Command {
+	return []*cobra.Command{}
+}
