@@ -25,27 +25,32 @@ func (w *Worker) claim(ctx context.Context, a *attempt) error {
 	if b.State.Final() {
 		return nil
 	}
-	table, db, ok := w.configured(b)
-	if !ok {
+	var ok bool
+	if a.table, a.db, ok = w.configured(b); !ok {
 		return w.notCovered(ctx, a, "the table is no longer in the configuration")
 	}
-	a.table, a.db = table, db
 	if b.State == ledger.Deleting {
-		return nil // first find out what happened; nothing new is deleted on the way
+		return nil // first find out what happened; resolve asks covered after that
 	}
+	return w.covered(ctx, a)
+}
+
+// covered cancels the batch unless today's configuration wants its rows archived
+// and deleted. Nothing is deleted that did not pass here in the same attempt.
+func (w *Worker) covered(ctx context.Context, a *attempt) error {
 	described, err := w.preflight(ctx, a)
 	if err != nil {
 		return err
 	}
-	if err := described.SameKey(b.KeyColumns); err != nil {
+	if err := described.SameKey(a.batch.KeyColumns); err != nil {
 		return w.notCovered(ctx, a, err.Error())
 	}
-	past, err := db.PastRetention(ctx, described, b.Range.To[0])
+	past, err := a.db.PastRetention(ctx, described, a.batch.Range.To[0])
 	if err != nil {
 		return err
 	}
 	if !past {
-		return w.notCovered(ctx, a, fmt.Sprintf("its rows are within the retention that is configured now (%s)", table.Retention))
+		return w.notCovered(ctx, a, fmt.Sprintf("its rows are within the retention that is configured now (%s)", a.table.Retention))
 	}
 	return nil
 }

@@ -26,13 +26,34 @@ type spool struct {
 func (w *Worker) newSpool() (*os.File, error) {
 	f, err := os.CreateTemp(w.Config.Worker.SpoolDir, "archiver-spool-")
 	if err != nil {
-		return nil, fmt.Errorf("create the spool file: %w", err)
+		return nil, &SpoolError{Dir: w.spoolDir(), Err: err}
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("unlink the spool file: %w", err)
+		return nil, &SpoolError{Dir: w.spoolDir(), Err: err}
 	}
 	return f, nil
+}
+
+func (w *Worker) spoolDir() string {
+	if w.Config.Worker.SpoolDir == "" {
+		return os.TempDir()
+	}
+	return w.Config.Worker.SpoolDir
+}
+
+// spoolWriter tells a full disk from every other reason why a read ended.
+type spoolWriter struct {
+	io.Writer
+	dir string
+}
+
+func (s spoolWriter) Write(p []byte) (int, error) {
+	n, err := s.Writer.Write(p)
+	if err != nil {
+		err = &SpoolError{Dir: s.dir, Err: err}
+	}
+	return n, err
 }
 
 // maxRounds bounds how often one attempt reads the rows again because they
@@ -89,7 +110,7 @@ func (w *Worker) read(ctx context.Context, a *attempt, maxRows int64) (*spool, e
 	}, func(t *source.Table) (io.Writer, error) {
 		columns, key := t.Encoding()
 		var err error
-		out, err = encode.NewWriter(f, encode.Options{
+		out, err = encode.NewWriter(spoolWriter{f, w.spoolDir()}, encode.Options{
 			Columns: columns, Key: key, Content: a.table.DeleteGuard == config.DeleteGuardContent,
 			Compression: a.table.Compression, Level: a.table.CompressionLevel, MaxRawBytes: a.table.MaxBatchBytes,
 		})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -39,6 +38,23 @@ func (e *permanentError) Unwrap() error { return e.err }
 // Hint is the next thing to do.
 func (e *permanentError) Hint() string { return e.hint }
 
+// timeoutError says that an attempt took longer than it may.
+type timeoutError struct {
+	limit time.Duration
+	err   error
+}
+
+func (e *timeoutError) Error() string {
+	return fmt.Sprintf("not done within worker.batch_timeout (%s): %v", e.limit, e.err)
+}
+
+func (e *timeoutError) Unwrap() error { return e.err }
+
+// Hint is what can be changed.
+func (e *timeoutError) Hint() string {
+	return "raise worker.batch_timeout, or lower batch_size for this table"
+}
+
 // outageWait is how long a batch waits when a service is out of reach. The
 // clients have retried for some seconds by then.
 const outageWait = 10 * time.Second
@@ -61,6 +77,7 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 	defer cancel()
 
 	var wait *waitError
+	var spool *SpoolError
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, rivertype.ErrJobCancelledRemotely):
 		return w.cancelled(note, a, err)
@@ -71,6 +88,10 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 		a.log.Info("another attempt has taken over")
 		return river.JobSnooze(staleWait)
 	case errors.As(err, &wait):
+	case errors.As(err, &spool):
+		wait = &waitError{reason: spool.Error() + " (hint: " + spool.Hint() + ")", after: outageWait}
+	case cause != nil: // before isOutage: a service that is cut off in mid-sentence looks like one that is away
+		err = &timeoutError{limit: w.Config.Worker.BatchTimeout, err: err}
 	case isOutage(err):
 		wait = &waitError{reason: err.Error(), after: outageWait}
 	case source.Classify(err) == source.Busy:
@@ -170,8 +191,6 @@ func hintOf(err error) string {
 		return hinted.Hint()
 	case errors.As(err, &store) && store.Hint != "":
 		return store.Hint
-	case errors.Is(err, syscall.ENOSPC):
-		return "free space in the folder of worker.spool_dir, or set it to a larger one"
 	case source.Classify(err) == source.Refused:
 		return "run: archiver check"
 	}

@@ -41,7 +41,7 @@ func Run(ctx context.Context, d Deps, o RunOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := checkSpool(d.Config.Worker.SpoolDir); err != nil {
+	if err := CheckSpool(d.Config.Worker.SpoolDir); err != nil {
 		return err
 	}
 	w := &Worker{Deps: d, ledgerID: id, seats: make(chan struct{}, d.Config.Worker.Concurrency)}
@@ -195,7 +195,8 @@ func RiverLogger(log *zap.Logger) *slog.Logger {
 	return slog.New(zapslog.NewHandler(log.WithOptions(zap.IncreaseLevel(level)).Core(), zapslog.WithName("river")))
 }
 
-// SpoolError says that the spool folder cannot be used.
+// SpoolError says that the spool folder cannot be written to: a full disk, a
+// missing right. It is this machine's trouble and no batch's.
 type SpoolError struct {
 	Dir string
 	Err error
@@ -209,22 +210,21 @@ func (e *SpoolError) Unwrap() error { return e.Err }
 
 // Hint says what can be done.
 func (e *SpoolError) Hint() string {
-	return "set worker.spool_dir to a folder that this user can write to"
+	return "make room in that folder, or set worker.spool_dir to one with room that this user can write to"
 }
 
-// checkSpool writes a byte, since a folder can be listed and still be read-only or full.
-func checkSpool(dir string) error {
+// CheckSpool writes a byte, since a folder can be listed and still be read-only or
+// full. The error is a *SpoolError. An empty dir is the system's temporary folder.
+func CheckSpool(dir string) error {
 	w := &Worker{Deps: Deps{Config: &config.Config{Worker: config.Worker{SpoolDir: dir}}}}
 	f, err := w.newSpool()
 	if err == nil {
 		_, err = f.WriteString("x")
 		err = errors.Join(err, f.Close())
 	}
-	if err != nil {
-		if dir == "" {
-			dir = os.TempDir()
-		}
-		return &SpoolError{Dir: dir, Err: err}
+	var spool *SpoolError
+	if err != nil && !errors.As(err, &spool) {
+		return &SpoolError{Dir: w.spoolDir(), Err: err}
 	}
-	return nil
+	return err
 }

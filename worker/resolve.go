@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/audit-table-archiver/archiver/internal/encode"
+	"github.com/audit-table-archiver/archiver/internal/failpoint"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/source"
 )
@@ -25,7 +26,7 @@ func (w *Worker) resolve(ctx context.Context, a *attempt) error {
 	}
 	defer f.Close() //nolint:errcheck // unlinked, and only read from here on
 	o := a.batch.Object
-	if err := w.compare(ctx, a, o, f); err != nil {
+	if err := w.compare(ctx, a, o, spoolWriter{f, w.spoolDir()}); err != nil {
 		if isDamage(err) {
 			return &permanentError{
 				err:  fmt.Errorf("%w; the delete of its rows was begun and may have happened, so nothing more is done", err),
@@ -43,21 +44,37 @@ func (w *Worker) resolve(ctx context.Context, a *attempt) error {
 	}
 	defer rows.Close() //nolint:errcheck // see above
 	fate, lsn, err := a.db.Resolve(ctx, w.deleteRequest(a), rows)
+	var rekeyed *source.KeyChangedError
+	if errors.As(err, &rekeyed) {
+		return &permanentError{
+			err:  fmt.Errorf("%w, so its range cannot be read to find out whether its rows were deleted", err),
+			hint: "give the table its former key back for as long as this takes, then: archiver jobs retry " + fmt.Sprint(a.job.ID),
+		}
+	}
 	if err != nil {
+		return err
+	}
+	if err := failpoint.Hit(ctx, "resolve:decided"); err != nil {
 		return err
 	}
 	switch fate {
 	case source.StillThere:
 		a.log.Info("resumed: nothing was deleted")
+		if err := w.Ledger.NotDeleted(ctx, a.batch); err != nil {
+			return err
+		}
 		a.readBack = true
-		return w.Ledger.NotDeleted(ctx, a.batch)
+		return w.covered(ctx, a) // claim could not ask before the outcome was known
 	case source.AllGone:
 		a.log.Info("resumed: the rows are deleted")
 		a.deleted, a.lsn = true, lsn
 		return nil
 	case source.PartlyGone:
 		a.log.Warn("resumed: the rows were changed by another hand; the object is set aside", zap.String("object_key", o.Key))
-		return w.Ledger.ExtractAgain(ctx, a.batch, ledger.ObjectSuperseded, false)
+		if err := w.Ledger.ExtractAgain(ctx, a.batch, ledger.ObjectSuperseded, false); err != nil {
+			return err
+		}
+		return w.covered(ctx, a)
 	case source.TwinDeciding:
 		return &waitError{reason: source.TwinAtWork.String(), after: twinWait}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -57,6 +58,15 @@ func (e *exitError) Hint() string  { return e.hint }
 // usage is an error in how a command was called.
 func usage(format string, args ...any) error {
 	return &exitError{code: exitUsage, err: fmt.Errorf(format, args...)}
+}
+
+// usageError makes an error in how a command was called out of any error.
+func usageError(err error) error {
+	var coded *exitError
+	if errors.As(err, &coded) {
+		return err
+	}
+	return &exitError{code: exitUsage, err: err, hint: "run: archiver --help"}
 }
 
 // exitCode sorts an error by type, never by its text.
@@ -110,10 +120,40 @@ func hintOf(err error) string {
 	}
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
-		return "check the address, that the server runs, and that this host may connect; then: archiver check"
+		return connectHint(err)
+	}
+	if source.Classify(err) == source.Refused {
+		return "run: archiver check"
 	}
 	return ""
 }
+
+// hintOr is the hint of an error, or another where it has none.
+func hintOr(err error, other string) string {
+	if hint := hintOf(err); hint != "" {
+		return hint
+	}
+	return other
+}
+
+// connectHint goes by what the server said, if it was there to say anything.
+func connectHint(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch pg.Code {
+		case "3D000":
+			return "create the database, or correct its name in the configuration"
+		case "28P01", "28000":
+			return "check user and password in the configuration, and pg_hba.conf on the server"
+		case "53300":
+			return "the server has no connection left: raise max_connections, or lower connection_pool_size"
+		}
+	}
+	return "check the address, that the server runs, and that this host may connect; then: archiver check"
+}
+
+// oneLine is an error's text without line breaks: some servers' errors have them.
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
 // report prints an error for people, or with --json as one line for programs.
 func report(w io.Writer, asJSON bool, code int, err error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ type cli struct {
 	config   string // --config
 	logLevel string // --log-level
 	json     bool   // --json
+	started  bool   // a command was found and its arguments are right
 }
 
 // run is the whole program: it returns the exit code.
@@ -25,7 +27,11 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errOut)
+	c.json = slices.Contains(args, "--json") // also for an error in the flags before it
 	err := root.ExecuteContext(ctx)
+	if err != nil && !c.started {
+		err = usageError(err)
+	}
 	code := exitCode(ctx, err)
 	if code == exitInterrupted {
 		err = errors.New("interrupted; batches that were begun go on where they stand at the next start")
@@ -56,11 +62,9 @@ Every day:  archiver plan                 enqueue the backlog
 The configuration is read from --config FILE, else $ARCHIVER_CONFIG, else
 ./archiver.yaml, else /etc/archiver/archiver.yaml. A flag wins over the environment
 (ARCHIVER_ and the key's path, as in ARCHIVER_S3_BUCKET), and that over the file.
-` + exitHelp,
+`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &exitError{code: exitUsage, err: err, hint: "run: " + cmd.CommandPath() + " --help"}
@@ -69,29 +73,53 @@ The configuration is read from --config FILE, else $ARCHIVER_CONFIG, else
 	flags.StringVar(&c.config, "config", "", "configuration `FILE`")
 	flags.StringVar(&c.logLevel, "log-level", "", "debug, info, warn or error (log.level)")
 	root.AddCommand(c.commands()...)
-	for _, cmd := range root.Commands() {
-		c.finish(cmd)
-	}
+	root.InitDefaultCompletionCmd()
+	c.finish(root)
 	return root
 }
 
-// finish gives every command, at every depth, what all have in common.
+// finish gives every command, at every depth, what all have in common. An error
+// from before a command has started is one of usage, whatever cobra calls it.
 func (c *cli) finish(cmd *cobra.Command) {
 	if cmd.Long == "" {
 		cmd.Long = cmd.Short + "."
 	}
 	cmd.Long = strings.TrimRight(cmd.Long, "\n") + "\n" + exitHelp
-	if args := cmd.Args; args != nil {
-		cmd.Args = func(cmd *cobra.Command, given []string) error {
-			if err := args(cmd, given); err != nil {
-				return &exitError{code: exitUsage, err: err, hint: "run: " + cmd.CommandPath() + " --help"}
-			}
-			return nil
+	if cmd.HasSubCommands() && !cmd.Runnable() {
+		cmd.Args = noSuchCommand
+		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	}
+	if cmd.Args == nil {
+		cmd.Args = cobra.NoArgs
+	}
+	args := cmd.Args
+	cmd.Args = func(cmd *cobra.Command, given []string) error {
+		if err := args(cmd, given); err != nil {
+			return &exitError{code: exitUsage, err: err, hint: hintOr(err, "run: "+cmd.CommandPath()+" --help")}
+		}
+		return nil
+	}
+	if work := cmd.RunE; work != nil {
+		cmd.RunE = func(cmd *cobra.Command, given []string) error {
+			c.started = true
+			return work(cmd, given)
 		}
 	}
 	for _, sub := range cmd.Commands() {
 		c.finish(sub)
 	}
+}
+
+// noSuchCommand is the Args of a command that only has others below it.
+func noSuchCommand(cmd *cobra.Command, given []string) error {
+	if len(given) == 0 {
+		return nil
+	}
+	hint := ""
+	if near := cmd.SuggestionsFor(given[0]); len(near) > 0 {
+		hint = "did you mean: " + cmd.CommandPath() + " " + near[0]
+	}
+	return &exitError{code: exitUsage, err: fmt.Errorf("unknown command %q for %q", given[0], cmd.CommandPath()), hint: hint}
 }
 
 // jsonFlag adds --json to a command that prints a list or a report.

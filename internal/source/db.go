@@ -70,6 +70,8 @@ func (e *VersionError) Error() string {
 const (
 	readOnly  = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 	readWrite = "BEGIN ISOLATION LEVEL REPEATABLE READ READ WRITE"
+	// Each statement sees what was committed when it started.
+	readLatest = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 )
 
 // pinned decides the text form of every value that is read or compared. A change

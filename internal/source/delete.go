@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/digest"
@@ -18,6 +20,7 @@ import (
 // DeleteRequest says which rows may go, and what must be true for it.
 type DeleteRequest struct {
 	Table       config.Table
+	Key         []string // the key that the range was planned on, timestamp column first
 	Range       keyrange.Range
 	Digest      digest.Digest // exactly these row versions
 	Content     bool          // the digest covers their content
@@ -102,13 +105,22 @@ func (t *tx) guardedDelete(ctx context.Context, r DeleteRequest) (DeleteResult, 
 	// repeatable-read transaction the catalog is read as of that snapshot, while the
 	// DELETE below acts on the catalog as it is: a trigger created between a
 	// snapshot and a later lock would fire without the fingerprint showing it.
+	if err := failpoint.Hit(ctx, "delete:begun"); err != nil {
+		return DeleteResult{}, err
+	}
 	if err := t.lockTable(ctx, r.Table); err != nil {
+		return DeleteResult{}, err
+	}
+	if err := failpoint.Hit(ctx, "delete:table-locked"); err != nil {
 		return DeleteResult{}, err
 	}
 	if ok, err := t.tryBatchLock(ctx, r.LockKey); err != nil || !ok {
 		return DeleteResult{Outcome: TwinAtWork}, err
 	}
 	if err := r.Fence(ctx); err != nil {
+		return DeleteResult{}, err
+	}
+	if err := failpoint.Hit(ctx, "delete:fenced"); err != nil {
 		return DeleteResult{}, err
 	}
 	if id, err := t.identity(ctx); err != nil || id != r.Identity {
@@ -149,12 +161,22 @@ func (t *tx) guardedDelete(ctx context.Context, r DeleteRequest) (DeleteResult, 
 		return DeleteResult{}, err
 	}
 	if err := t.commit(ctx); err != nil {
+		if refusedByConstraint(err) {
+			return DeleteResult{}, err
+		}
 		return DeleteResult{}, &CommitUnknownError{Err: err}
 	}
 	if err := failpoint.Hit(ctx, "delete:after-commit"); err != nil {
 		return DeleteResult{}, &CommitUnknownError{Err: err}
 	}
 	return DeleteResult{Outcome: Deleted, Found: gone, LSN: walPosition(ctx, t.conn)}, nil
+}
+
+// refusedByConstraint says that COMMIT was answered with a violated constraint: a
+// deferred foreign key, which is checked there. The server has then rolled back.
+func refusedByConstraint(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && strings.HasPrefix(pg.Code, "23")
 }
 
 // lockTable keeps the definition of the table and of its partitions as it is

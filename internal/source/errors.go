@@ -45,7 +45,7 @@ func Classify(err error) Trouble {
 		return Unknown
 	}
 	var connect *pgconn.ConnectError
-	var netErr net.Error
+	var netErr *net.OpError // not net.Error: a full disk's syscall.Errno is one too
 	switch {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return Unknown // the caller knows why it gave up

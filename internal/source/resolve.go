@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/failpoint"
 )
 
 // Fate says what became of the rows of a batch whose delete has an unknown
@@ -43,7 +44,11 @@ func (d *DB) Resolve(ctx context.Context, r DeleteRequest, rows RowReader) (Fate
 	var lsn string
 	settings := "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
 	// Read-write, since a standby must not answer this: LOCK is refused there.
-	err := d.inTx(ctx, readWrite, settings, func(t *tx) error {
+	// Read-committed, since the statement that takes the advisory lock has its
+	// snapshot before it has the lock: a twin that commits and lets go of the lock
+	// in between would be seen as not having deleted anything. What is read after
+	// the lock must be newer than the lock.
+	err := d.inTx(ctx, readLatest, settings, func(t *tx) error {
 		if err := t.lockTable(ctx, r.Table); err != nil {
 			return err
 		}
@@ -51,8 +56,14 @@ func (d *DB) Resolve(ctx context.Context, r DeleteRequest, rows RowReader) (Fate
 			fate = TwinDeciding
 			return err
 		}
+		if err := failpoint.Hit(ctx, "resolve:locked"); err != nil {
+			return err
+		}
 		table, err := t.describe(ctx, r.Table)
 		if err != nil {
+			return err
+		}
+		if err := table.SameKey(r.Key); err != nil {
 			return err
 		}
 		id, err := t.identity(ctx)

@@ -1,0 +1,86 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// TableName names a source table in the ledger.
+type TableName struct{ Database, Schema, Name string }
+
+// Left is what is planned and not finished of a table.
+type Left struct {
+	Batches int64 // open
+	Rows    int64 // that these were planned with
+	Failed  int64 // of Batches: given up until a human acts
+}
+
+// Left sums up the open batches of some tables. A table without any is not in the
+// answer. It reads open batches only, however many are archived.
+func (l *Ledger) Left(ctx context.Context, tables []TableName) (map[TableName]Left, error) {
+	out := map[TableName]Left{}
+	var name TableName
+	var left Left
+	err := l.eachTable(ctx, tables, `
+		SELECT t.database, t.schema, t.name, count(*), coalesce(sum(b.rows_planned), 0)::bigint, count(*) FILTER (WHERE b.failed)
+		FROM wanted t JOIN {s}.batch b ON b.table_id = t.id AND b.state IN ('planned', 'verified', 'deleting')
+		GROUP BY 1, 2, 3`, nil,
+		[]any{&name.Database, &name.Schema, &name.Name, &left.Batches, &left.Rows, &left.Failed},
+		func() error { out[name] = left; return nil })
+	if err != nil {
+		return nil, fmt.Errorf("sum up the open batches: %w", err)
+	}
+	return out, nil
+}
+
+// Finished is what was archived of a table in some time, by whichever worker.
+type Finished struct {
+	Batches, Rows, Bytes int64 // Bytes as stored
+	Timings              Timings
+}
+
+// ArchivedSince sums up what was archived of some tables from an instant of the
+// control database's clock on. A table without any is not in the answer.
+func (l *Ledger) ArchivedSince(ctx context.Context, since time.Time, tables []TableName) (map[TableName]Finished, error) {
+	out := map[TableName]Finished{}
+	var name TableName
+	var f Finished
+	err := l.eachTable(ctx, tables, `
+		SELECT t.database, t.schema, t.name, count(*), coalesce(sum(b.rows), 0)::bigint, coalesce(sum(b.stored_bytes), 0)::bigint,
+		       `+sumTiming("query")+`, `+sumTiming("serialize")+`, `+sumTiming("compress")+`, `+sumTiming("upload")+`, `+sumTiming("verify")+`, `+sumTiming("delete")+`
+		FROM wanted t JOIN {s}.batch b ON b.table_id = t.id AND b.state = 'archived' AND b.archived_at >= $4
+		GROUP BY 1, 2, 3`, []any{since},
+		[]any{
+			&name.Database, &name.Schema, &name.Name, &f.Batches, &f.Rows, &f.Bytes,
+			&f.Timings.Query, &f.Timings.Serialize, &f.Timings.Compress, &f.Timings.Upload, &f.Timings.Verify, &f.Timings.Delete,
+		},
+		func() error { out[name] = f; return nil })
+	if err != nil {
+		return nil, fmt.Errorf("sum up what was archived: %w", err)
+	}
+	return out, nil
+}
+
+func sumTiming(phase string) string {
+	return "coalesce(sum((b.timings->>'" + phase + "')::float8), 0)::float8"
+}
+
+// eachTable runs a query over the tables' ledger rows, which it sees as `wanted`.
+func (l *Ledger) eachTable(ctx context.Context, tables []TableName, sql string, args, scan []any, each func() error) error {
+	var database, schema, name []string
+	for _, t := range tables {
+		database, schema, name = append(database, t.Database), append(schema, t.Schema), append(name, t.Name)
+	}
+	rows, err := l.Pool.Query(ctx, l.SQL(`
+		WITH wanted AS (
+			SELECT t.* FROM {s}.archive_table t JOIN unnest($1::text[], $2::text[], $3::text[]) u(d, s, n) ON (t.database, t.schema, t.name) = (u.d, u.s, u.n)
+		)`+sql), append([]any{database, schema, name}, args...)...)
+	if err != nil {
+		return err
+	}
+	_, err = pgx.ForEachRow(rows, scan, each)
+	return err
+}
