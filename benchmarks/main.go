@@ -77,7 +77,7 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		stop()
-		os.Exit(1) //nolint:gocritic // stop has been called
+		os.Exit(1) //nolint:gocritic // stop was called
 	}
 	if *asJSON {
 		_ = json.NewEncoder(os.Stdout).Encode(results) // to a terminal or a pipe that is gone
@@ -314,7 +314,7 @@ func (b *bench) print(w io.Writer, results []result) {
 	for _, r := range results {
 		fmt.Fprintf(t, "%.1f\t%.2f\t%.0f\t%.0f\t%.1f\t%.1f\t  %s\n", r.Seconds, r.Seconds/results[0].Seconds, float64(b.rows)/r.Seconds, r.PeakMB, float64(r.Stored)/1e6, r.Vacuum, r.Name)
 	}
-	t.Flush() //nolint:errcheck // to a terminal or a pipe that is gone
+	_ = t.Flush() // to a terminal or a pipe that is gone
 	for _, r := range results {
 		fmt.Fprintf(w, "\n%s\n", r.Name)
 		for _, phase := range []string{"query", "serialize", "compress", "query, serialize, compress", "upload", "verify", "delete"} {

@@ -179,7 +179,7 @@ func up(ctx context.Context, conn *pgx.Conn, schema string, have int) error {
 func lock(ctx context.Context, conn *pgx.Conn, schema string) (func(), error) {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte("archiver migrate " + schema))
-	key := int64(h.Sum64()) //nolint:gosec // any 64 bits serve as the key
+	key := int64(h.Sum64())
 	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, key); err != nil {
 		return nil, fmt.Errorf("wait for another migration: %w", err)
 	}

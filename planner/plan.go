@@ -36,6 +36,9 @@ func (p *Plan) Refused() []source.Finding { return source.Refusals(p.Findings) }
 // Options narrow a plan.
 type Options struct {
 	Cutoff *time.Time // an earlier cutoff than the retention's own
+	// Siblings are all configured tables of the database; none may be a partition
+	// of another.
+	Siblings []config.Table
 }
 
 // LateCutoffError says that --cutoff lies behind the retention's own cutoff.
@@ -62,6 +65,15 @@ func Make(ctx context.Context, db *source.DB, l *ledger.Ledger, c config.Table, 
 		return nil, err
 	}
 	p := &Plan{Table: c, Findings: findings}
+	overlaps, err := db.Overlaps(ctx, o.Siblings)
+	if err != nil {
+		return nil, err
+	}
+	for i, t := range o.Siblings {
+		if t.Schema == c.Schema && t.Name == c.Name {
+			p.Findings = append(p.Findings, overlaps[i]...)
+		}
+	}
 	if p.Open, err = l.FindTable(ctx, c.Database, c.Schema, c.Name); err != nil {
 		return nil, err
 	}

@@ -59,7 +59,7 @@ func (w *Worker) step(ctx context.Context, a *attempt) error {
 		if err != nil {
 			return err
 		}
-		defer spool.Close()
+		defer spool.Close() //nolint:errcheck // unlinked, and no longer needed
 		if spool.object.Rows == 0 {
 			return w.recordEmpty(ctx, a)
 		}

@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"time"
@@ -137,4 +136,4 @@ func (w *Worker) read(ctx context.Context, a *attempt, maxRows int64) (*spool, e
 // before the columns are known.
 type rowCounter struct{ *encode.Writer }
 
-func (r *rowCounter) count() int64 { return r.Writer.Rows() }
+func (r *rowCounter) count() int64 { return r.Rows() }

@@ -63,7 +63,7 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[jobs.BatchArgs]) error
 	case w.seats <- struct{}{}:
 		defer func() { <-w.seats }()
 	case <-ctx.Done():
-		return w.outcome(ctx, a, ctx.Err())
+		return w.outcome(ctx, a, &waitError{reason: "this replica has no seat free (worker.concurrency)", after: time.Second})
 	}
 	return w.outcome(ctx, a, w.try(ctx, a))
 }

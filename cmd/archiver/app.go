@@ -29,6 +29,8 @@ type app struct {
 	ledger  *ledger.Ledger
 	sources map[string]*source.DB
 	store   *objstore.Store
+	// abandoned: something may still hold connections, and nobody waits for it.
+	abandoned bool
 }
 
 // load reads the configuration and makes the logger; it connects to nothing.
@@ -77,7 +79,7 @@ func (a *app) openControl(ctx context.Context) error {
 		pc.ConnConfig.ConnectTimeout = 10 * time.Second
 	}
 	// River, the lease and each batch need one now and then; none holds one for long.
-	pc.MaxConns = int32(max(8, a.cfg.Worker.Concurrency+4)) //nolint:gosec // validated to be small
+	pc.MaxConns = int32(max(8, a.cfg.Worker.Concurrency+4))
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return fmt.Errorf("control database: %w", err)
@@ -112,9 +114,17 @@ func (a *app) openStore(ctx context.Context) error {
 	return nil
 }
 
+// close waits for connections in use, unless the app was abandoned: then the end
+// of the process closes them.
 func (a *app) close() {
+	if a.abandoned {
+		return
+	}
 	for _, db := range a.sources {
 		db.Close()
+	}
+	if a.store != nil {
+		a.store.Close()
 	}
 	if a.control != nil {
 		a.control.Close()

@@ -46,7 +46,7 @@ func (d *Digest) Add(r Row) {
 	binary.BigEndian.PutUint32(b[4:], r.Block)
 	binary.BigEndian.PutUint16(b[8:], r.Offset)
 	binary.BigEndian.PutUint32(b[10:], r.Xmin)
-	binary.BigEndian.PutUint64(b[14:], uint64(r.Content)) //nolint:gosec // the bit pattern is hashed, its sign has no meaning
+	binary.BigEndian.PutUint64(b[14:], uint64(r.Content))
 	sum := sha256.Sum256(b[:])
 	var carry uint64
 	d.Lo, carry = bits.Add64(d.Lo, binary.BigEndian.Uint64(sum[8:16]), 0)

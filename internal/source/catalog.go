@@ -88,20 +88,20 @@ SELECT c.oid, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.r
 WHERE n.nspname = $1 AND c.relname = $2`
 
 // columnsSQL reads the columns and, for each type, what it is made of: its base
-// type below domains, and whether an array, a json value or a type with a cast
-// to json of its own is somewhere inside it.
+// type below domains, and whether an array, a json value, an array whose elements
+// are arrays or json, or a type with a cast to json of its own is somewhere inside it.
 const columnsSQL = `
 WITH RECURSIVE base(attnum, typ) AS (
 	SELECT attnum, atttypid FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
 	UNION
 	SELECT b.attnum, y.typbasetype FROM base b JOIN pg_type y ON y.oid = b.typ WHERE y.typtype = 'd'
-), inside(attnum, typ) AS (
-	SELECT attnum, typ FROM base
+), inside(attnum, typ, element) AS (
+	SELECT attnum, typ, false FROM base
 	UNION
-	SELECT i.attnum, x.typ FROM inside i JOIN pg_type y ON y.oid = i.typ CROSS JOIN LATERAL (
-		SELECT y.typbasetype AS typ WHERE y.typtype = 'd'
-		UNION ALL SELECT y.typelem WHERE y.typelem <> 0 AND y.typsubscript = 'array_subscript_handler'::regproc
-		UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE y.typtype = 'c' AND a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+	SELECT i.attnum, x.typ, x.element FROM inside i JOIN pg_type y ON y.oid = i.typ CROSS JOIN LATERAL (
+		SELECT y.typbasetype AS typ, i.element WHERE y.typtype = 'd'
+		UNION ALL SELECT y.typelem, true WHERE y.typelem <> 0 AND y.typsubscript = 'array_subscript_handler'::regproc
+		UNION ALL SELECT a.atttypid, false FROM pg_attribute a WHERE y.typtype = 'c' AND a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped
 	) x
 )
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity::text, a.attgenerated::text,
@@ -111,6 +111,8 @@ SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attident
        y.typelem IN ('json'::regtype, 'jsonb'::regtype),
        EXISTS (SELECT FROM inside i JOIN pg_type e ON e.oid = i.typ WHERE i.attnum = a.attnum AND e.typelem <> 0 AND e.typsubscript = 'array_subscript_handler'::regproc),
        EXISTS (SELECT FROM inside i WHERE i.attnum = a.attnum AND i.typ IN ('json'::regtype, 'jsonb'::regtype)),
+       EXISTS (SELECT FROM inside i JOIN pg_type e ON e.oid = i.typ WHERE i.attnum = a.attnum AND i.element
+               AND (i.typ IN ('json'::regtype, 'jsonb'::regtype) OR (e.typelem <> 0 AND e.typsubscript = 'array_subscript_handler'::regproc))),
        EXISTS (SELECT FROM inside i JOIN pg_cast k ON k.castsource = i.typ AND k.casttarget = 'json'::regtype WHERE i.attnum = a.attnum AND i.typ >= 16384)
 FROM pg_attribute a
 JOIN LATERAL (SELECT y.* FROM base b JOIN pg_type y ON y.oid = b.typ WHERE b.attnum = a.attnum AND y.typtype <> 'd') y ON true
@@ -173,18 +175,19 @@ func (t *Table) column(name string) (Column, bool) {
 
 func scanColumn(row pgx.CollectableRow) (Column, error) {
 	var (
-		c                                           Column
-		typtype                                     string
-		isArray, plainElements, jsonElements        bool
-		holdsArray, holdsJSON, holdsOwnJSONCastType bool
+		c                                                           Column
+		typtype                                                     string
+		isArray, plainElements, jsonElements                        bool
+		holdsArray, holdsJSON, holdsJSONArray, holdsOwnJSONCastType bool
 	)
 	if err := row.Scan(&c.Name, &c.Type, &c.NotNull, &c.Identity, &c.Generated, &c.readable, &c.baseOID, &typtype,
-		&isArray, &plainElements, &jsonElements, &holdsArray, &holdsJSON, &holdsOwnJSONCastType); err != nil {
+		&isArray, &plainElements, &jsonElements, &holdsArray, &holdsJSON, &holdsJSONArray, &holdsOwnJSONCastType); err != nil {
 		return c, err
 	}
 	c.expr, c.encode = col(c.Name), encode.TypeRawJSON
 	fast, known := encode.TypeFor(c.baseOID)
-	asText := "to_json(" + c.expr + "::text)"
+	text := outputText(c.expr)
+	asText := "to_json(" + text + ")"
 	asJSON := "to_json(" + c.expr + ")"
 	switch {
 	case known:
@@ -194,29 +197,30 @@ func scanColumn(row pgx.CollectableRow) (Column, error) {
 	case typtype == "e": // its binary form is the label
 		c.encode = encode.TypeText
 		return c, nil
-	case holdsOwnJSONCastType:
-		// json_populate_record reads such a type through its input function, which
-		// does not take what the cast to json printed.
-		c.expr = asText
+	case holdsOwnJSONCastType, holdsJSONArray && !jsonElements:
+		// json_populate_record reads a type with a cast to json of its own through its
+		// input function, which does not take what the cast printed. And of an array of
+		// arrays it cannot tell whether the inner ones are dimensions or elements.
+		c.expr = "CASE WHEN num_nulls(" + c.expr + ") = 0 THEN " + asText + " END"
 	case isArray && (plainElements || jsonElements):
 		// Bounds other than 1 are in the text form only, which then starts with [.
-		lost := c.expr + "::text LIKE '[%'"
+		lost := text + " LIKE '[%'"
 		if jsonElements {
 			kind := "json_typeof"
 			if c.baseOID == jsonbArrayOID {
 				kind = "jsonb_typeof"
 			}
-			lost += " OR EXISTS (SELECT FROM unnest(" + c.expr + ") e WHERE " + kind + "(e) = 'null')"
+			lost += " OR EXISTS (SELECT FROM unnest(" + c.expr + ") e WHERE " + kind + "(e) IN ('null', 'array'))"
 		}
 		c.expr = "CASE WHEN " + lost + " THEN " + asText + " ELSE " + asJSON + " END"
 	case holdsArray || holdsJSON:
 		// Nested: take the text form whenever the value might hold what JSON loses.
 		var lost []string
 		if holdsArray {
-			lost = append(lost, c.expr+"::text LIKE '%]={%'")
+			lost = append(lost, text+" LIKE '%]={%'")
 		}
 		if holdsJSON {
-			lost = append(lost, c.expr+"::text LIKE '%null%'")
+			lost = append(lost, text+" LIKE '%null%'")
 		}
 		c.expr = "CASE WHEN " + strings.Join(lost, " OR ") + " THEN " + asText + " ELSE " + asJSON + " END"
 	default:
@@ -224,6 +228,11 @@ func scanColumn(row pgx.CollectableRow) (Column, error) {
 	}
 	return c, nil
 }
+
+// outputText is the text that the type's input function reads back, and an empty
+// string for NULL. A cast to text is not used for it: users can define their own,
+// which may print anything.
+func outputText(expr string) string { return "format('%s', " + expr + ")" }
 
 // jsonbArrayOID is the type jsonb[].
 const jsonbArrayOID = 3807

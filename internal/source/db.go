@@ -24,7 +24,7 @@ func Open(ctx context.Context, c config.Database, purpose string) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", c.Name, err)
 	}
-	pc.MaxConns = int32(c.PoolSize) //nolint:gosec // validated to be small
+	pc.MaxConns = int32(c.PoolSize)
 	// Statements carry literals and are run once: preparing them gains nothing and
 	// breaks behind PgBouncer in transaction mode.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec

@@ -242,7 +242,7 @@ func (t *tx) digestOf(ctx context.Context, sql string, content bool) (digest.Dig
 			Xmin:     binary.BigEndian.Uint32(raw[2]),
 		}
 		if content {
-			row.Content = int64(binary.BigEndian.Uint64(raw[3])) //nolint:gosec // the server sends an int8
+			row.Content = int64(binary.BigEndian.Uint64(raw[3]))
 		}
 		d.Add(row)
 	}

@@ -106,8 +106,9 @@ func (t *Table) copySQL(where string, r ExtractRequest) string {
 		" ORDER BY " + t.order() + " LIMIT " + strconv.FormatInt(r.MaxRows, 10) + ") TO STDOUT (FORMAT binary)"
 }
 
-// contentHash covers every column of the row, whatever its type.
-const contentHash = "hashtextextended(t::text, 0)"
+// contentHash covers every column of the row, whatever its type. The star matters: in
+// a table with a column named t, t alone would be that column.
+const contentHash = "hashtextextended(format('%s', (t.*)), 0)"
 
 // SameKey returns a *KeyChangedError unless the table is still keyed as planned.
 func (t *Table) SameKey(planned []string) error {

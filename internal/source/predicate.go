@@ -69,7 +69,7 @@ func (t *Table) keyTuple() string {
 func (t *Table) keyText() string {
 	parts := make([]string, len(t.Key))
 	for i, k := range t.Key {
-		parts[i] = col(k.Name) + "::text"
+		parts[i] = outputText(col(k.Name))
 	}
 	return "ARRAY[" + strings.Join(parts, ", ") + "]"
 }
@@ -79,7 +79,7 @@ func (t *Table) renamedKey() (names, text string) {
 	var n, x []string
 	for i := range t.Key {
 		n = append(n, fmt.Sprintf("k%d", i))
-		x = append(x, fmt.Sprintf("k%d::text", i))
+		x = append(x, outputText(fmt.Sprintf("k%d", i)))
 	}
 	return strings.Join(n, ", "), "ARRAY[" + strings.Join(x, ", ") + "]"
 }

@@ -94,7 +94,7 @@ func (t *tx) preflight(ctx context.Context, c config.Table) (*Table, []Finding, 
 	}
 	p := &preflight{tx: t, table: table}
 	for _, look := range []func(context.Context) error{
-		p.kind, p.key, p.timestamp, p.index, p.inboundKeys, p.triggers, p.rules, p.rowSecurity, p.children, p.replication, p.privileges,
+		p.kind, p.encoding, p.extension, p.key, p.timestamp, p.index, p.oddTimestamps, p.inboundKeys, p.triggers, p.rules, p.rowSecurity, p.children, p.replication, p.largeObjects, p.privileges,
 	} {
 		if err := look(ctx); err != nil {
 			return nil, nil, err
@@ -114,6 +114,7 @@ func (e *NotFoundError) finding() Finding {
 type preflight struct {
 	*tx
 	table    *Table
+	indexed  bool // an index starts with the timestamp: questions about its values are cheap
 	findings []Finding
 }
 
@@ -155,8 +156,8 @@ func (p *preflight) quoted() string {
 const relations = `WITH rel AS (SELECT $1::oid AS oid UNION SELECT relid FROM pg_partition_tree($1::oid)) `
 
 // names collects one text column.
-func (p *preflight) names(ctx context.Context, sql string, args ...any) ([]string, error) {
-	rows, err := p.conn.Query(ctx, sql, append([]any{p.table.OID}, args...)...)
+func (p *preflight) names(ctx context.Context, sql string) ([]string, error) {
+	rows, err := p.conn.Query(ctx, sql, p.table.OID)
 	if err != nil {
 		return nil, err
 	}
@@ -169,13 +170,6 @@ func (p *preflight) kind(ctx context.Context) error {
 		p.refuse("not_a_table", "name the table below it", "%s is %s", p.quoted(), what)
 		return nil
 	}
-	var encoding string
-	if err := p.conn.QueryRow(ctx, `SELECT current_setting('server_encoding')`).Scan(&encoding); err != nil {
-		return err
-	}
-	if encoding == "SQL_ASCII" {
-		p.refuseUnlessAllowed("sql_ascii", "convert the database to UTF8", "the database has the encoding SQL_ASCII: its text may be no valid UTF-8, and then no valid JSON")
-	}
 	bad, err := p.names(ctx, relations+`
 		SELECT c.oid::regclass::text || CASE WHEN c.relpersistence = 't' THEN ' is temporary' WHEN c.relkind = 'f' THEN ' is a foreign table' ELSE ' uses the access method ' || am.amname END
 		FROM pg_class c JOIN rel ON rel.oid = c.oid LEFT JOIN pg_am am ON am.oid = c.relam
@@ -185,6 +179,42 @@ func (p *preflight) kind(ctx context.Context) error {
 	}
 	for _, b := range bad {
 		p.refuse("not_a_heap_table", "the guarded delete needs heap row identities (ctid, xmin)", "%s", b)
+	}
+	return nil
+}
+
+// encoding refuses databases whose text need not be text.
+func (p *preflight) encoding(ctx context.Context) error {
+	var encoding string
+	if err := p.conn.QueryRow(ctx, `SELECT current_setting('server_encoding')`).Scan(&encoding); err != nil {
+		return err
+	}
+	if encoding == "SQL_ASCII" {
+		p.refuseUnlessAllowed("sql_ascii", "convert the database to UTF8", "the database has the encoding SQL_ASCII: its text may be no valid UTF-8, and then no valid JSON")
+	}
+	return nil
+}
+
+// extension refuses tables whose storage an extension has taken over: their rows
+// are not where the catalog says.
+func (p *preflight) extension(ctx context.Context) error {
+	for _, x := range []struct{ catalog, what, sql string }{
+		{"timescaledb_information.hypertables", "a TimescaleDB hypertable", `SELECT EXISTS (SELECT FROM timescaledb_information.hypertables WHERE format('%I.%I', hypertable_schema, hypertable_name)::regclass = $1::oid)`},
+		{"pg_catalog.pg_dist_partition", "a Citus table", `SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition WHERE logicalrelid = $1::oid)`},
+	} {
+		var there, is bool
+		if err := p.conn.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, x.catalog).Scan(&there); err != nil {
+			return err
+		}
+		if !there {
+			continue
+		}
+		if err := p.conn.QueryRow(ctx, x.sql, p.table.OID).Scan(&is); err != nil {
+			return err
+		}
+		if is {
+			p.refuse("extension_table", "use the extension's own retention", "%s is %s", p.quoted(), x.what)
+		}
 	}
 	return nil
 }
@@ -203,7 +233,7 @@ func (p *preflight) key(context.Context) error {
 	return nil
 }
 
-func (p *preflight) timestamp(ctx context.Context) error {
+func (p *preflight) timestamp(context.Context) error {
 	ts := p.table.Key[0]
 	switch baseTimestamp(ts.Type) {
 	case "timestamp with time zone", "date":
@@ -214,16 +244,27 @@ func (p *preflight) timestamp(ctx context.Context) error {
 		}
 	default:
 		p.refuse("timestamp_type", "set timestamp_column to a timestamptz, timestamp or date column", "column %s has the type %s", pgx.Identifier{ts.Name}.Sanitize(), ts.Type)
+	}
+	return nil
+}
+
+// oddTimestamps counts rows without a timestamp, which are never archived, and
+// looks for -infinity, which is older than every cutoff.
+func (p *preflight) oddTimestamps(ctx context.Context) error {
+	ts := p.table.Key[0]
+	if !p.indexed || !ts.readable {
 		return nil
 	}
-	if ts.NotNull {
-		return nil
+	var infinite bool
+	err := p.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM `+p.table.name()+` WHERE `+p.table.timestamp()+` = '-infinity')`).Scan(&infinite)
+	if infinite {
+		p.warn("infinite_timestamps", "UPDATE them, or let them be archived into the folder year=-infinity", "rows of %s have the %s -infinity: they are older than every cutoff and will be archived", p.quoted(), ts.Name)
 	}
-	if !ts.readable { // the privileges finding says so
-		return nil
+	if err != nil || ts.NotNull {
+		return err
 	}
 	var n int64
-	err := p.conn.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM `+p.table.name()+` WHERE `+p.table.timestamp()+` IS NULL LIMIT 100000) s`).Scan(&n)
+	err = p.conn.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM `+p.table.name()+` WHERE `+p.table.timestamp()+` IS NULL LIMIT 100000) s`).Scan(&n)
 	if err != nil || n == 0 {
 		return err
 	}
@@ -261,135 +302,16 @@ func (p *preflight) index(ctx context.Context) error {
 	starts := false
 	for _, ix := range indexes {
 		if len(ix) >= len(key) && slices.Equal(ix[:len(key)], key) {
+			p.indexed = true
 			return nil
 		}
 		starts = starts || (len(ix) > 0 && ix[0] == key[0])
 	}
+	p.indexed = starts
 	if starts {
 		p.warn("index_timestamp_only", create, "no index of %s covers (%s): rows with equal timestamps are sorted again for each batch", p.quoted(), strings.Join(quoted, ", "))
 		return nil
 	}
 	p.refuseUnlessAllowed("no_index", create, "no valid, complete btree index of %s starts with %s: every batch would read the whole table", p.quoted(), quoted[0])
-	return nil
-}
-
-func (p *preflight) inboundKeys(ctx context.Context) error {
-	rows, err := p.conn.Query(ctx, relations+`
-		SELECT k.conrelid::regclass::text, k.conname, k.confdeltype::text,
-		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = k.conkey[1])
-		FROM pg_constraint k JOIN rel ON rel.oid = k.confrelid
-		WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY 1, 2`, p.table.OID)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var child, name, action string
-		var indexed bool
-		if err := rows.Scan(&child, &name, &action, &indexed); err != nil {
-			return err
-		}
-		switch action {
-		case "c":
-			p.refuseUnlessAllowed("inbound_fk_cascade", "archive "+child+" first and drop the cascade", "foreign key %s of %s cascades: deleting here would delete rows there that were never archived", name, child)
-		case "n", "d":
-			what := "set_null"
-			if action == "d" {
-				what = "set_default"
-			}
-			p.refuseUnlessAllowed("inbound_fk_"+what, "archive "+child+" first and change the key's ON DELETE action", "foreign key %s of %s is ON DELETE %s: deleting here would change rows there", name, child, strings.ToUpper(strings.ReplaceAll(what, "_", " ")))
-		default:
-			p.warn("inbound_fk", "archive "+child+" first, or with a shorter retention", "foreign key %s of %s: a batch whose rows are still referred to fails and deletes nothing", name, child)
-		}
-		if !indexed {
-			p.warn("inbound_fk_unindexed", "index the referencing columns of "+child, "foreign key %s of %s has no index: each deleted row scans %s", name, child, child)
-		}
-	}
-	return rows.Err()
-}
-
-func (p *preflight) triggers(ctx context.Context) error {
-	found, err := p.names(ctx, relations+`
-		SELECT g.tgname || ' on ' || g.tgrelid::regclass::text FROM pg_trigger g JOIN rel ON rel.oid = g.tgrelid
-		WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND g.tgtype & 8 <> 0 AND g.tgenabled IN ('O', 'A') ORDER BY 1`)
-	for _, f := range found {
-		p.refuseUnlessAllowed("delete_trigger", "disable it for the archiver's deletes", "trigger %s fires on DELETE: it can keep the row, change others or log our own work", f)
-	}
-	return err
-}
-
-func (p *preflight) rules(ctx context.Context) error {
-	found, err := p.names(ctx, relations+`
-		SELECT w.rulename || ' on ' || w.ev_class::regclass::text FROM pg_rewrite w JOIN rel ON rel.oid = w.ev_class
-		WHERE w.ev_type = '4' AND w.ev_enabled <> 'D' ORDER BY 1`)
-	for _, f := range found {
-		p.refuse("delete_rule", "DROP RULE, or disable it", "rule %s rewrites DELETE", f)
-	}
-	return err
-}
-
-func (p *preflight) rowSecurity(ctx context.Context) error {
-	var active bool
-	if err := p.conn.QueryRow(ctx, `SELECT row_security_active($1::oid)`, p.table.OID).Scan(&active); err != nil {
-		return err
-	}
-	if active {
-		p.refuse("row_security", "ALTER ROLE the archiver's role BYPASSRLS", "row-level security of %s applies to this role: rows would be hidden from it", p.quoted())
-	}
-	return nil
-}
-
-func (p *preflight) children(ctx context.Context) error {
-	if p.table.Kind == "p" {
-		return nil
-	}
-	found, err := p.names(ctx, `SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = $1 ORDER BY 1`)
-	if len(found) > 0 {
-		p.refuseUnlessAllowed("inheritance_children", "configure each child as a table of its own", "%s has inheritance children (%s), whose rows are not read through it", p.quoted(), strings.Join(found, ", "))
-	}
-	return err
-}
-
-func (p *preflight) replication(ctx context.Context) error {
-	found, err := p.names(ctx, relations+`
-		SELECT DISTINCT c.oid::regclass::text FROM pg_class c JOIN rel ON rel.oid = c.oid
-		JOIN pg_publication_tables b ON b.schemaname = c.relnamespace::regnamespace::text AND b.tablename = c.relname
-		JOIN pg_publication u ON u.pubname = b.pubname AND u.pubdelete
-		WHERE c.relreplident = 'n' OR (c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)) ORDER BY 1`)
-	for _, f := range found {
-		p.refuse("no_replica_identity", "ALTER TABLE "+f+" REPLICA IDENTITY DEFAULT", "%s is published without a replica identity: DELETE is an error there", f)
-	}
-	return err
-}
-
-func (p *preflight) privileges(ctx context.Context) error {
-	var role string
-	var usage, del, update bool
-	err := p.conn.QueryRow(ctx, `
-		SELECT quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'DELETE'), has_any_column_privilege(c.oid, 'UPDATE')
-		FROM pg_class c WHERE c.oid = $1`, p.table.OID).Scan(&role, &usage, &del, &update)
-	if err != nil {
-		return err
-	}
-	var unreadable []string
-	for _, c := range p.table.Columns {
-		if !c.readable {
-			unreadable = append(unreadable, pgx.Identifier{c.Name}.Sanitize())
-		}
-	}
-	grant := func(what string) string { return "GRANT " + what + " ON " + p.quoted() + " TO " + role }
-	if !usage {
-		p.refuse("missing_privilege", "GRANT USAGE ON SCHEMA "+pgx.Identifier{p.table.Config.Schema}.Sanitize()+" TO "+role, "role %s may not use the schema of %s", role, p.quoted())
-	}
-	if len(unreadable) > 0 {
-		p.refuse("missing_privilege", grant("SELECT"), "role %s may not read %s of %s", role, strings.Join(unreadable, ", "), p.quoted())
-	}
-	if !del {
-		p.refuse("missing_privilege", grant("DELETE"), "role %s may not delete from %s", role, p.quoted())
-	}
-	if !update && len(p.table.Key) > 0 {
-		key := pgx.Identifier{p.table.Key[len(p.table.Key)-1].Name}.Sanitize()
-		p.refuse("missing_privilege", grant("UPDATE ("+key+")"), "role %s may not lock rows of %s (FOR UPDATE needs UPDATE on one column; nothing is ever updated)", role, p.quoted())
-	}
 	return nil
 }

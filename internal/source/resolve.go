@@ -130,20 +130,12 @@ func (t *tx) anyLeft(ctx context.Context, table *Table, rows RowReader) (bool, e
 	}
 	sql := "SELECT EXISTS (SELECT FROM json_to_recordset($1::json) AS k(" + strings.Join(defs, ", ") + ") JOIN " + table.name() +
 		" ON " + tuple(mine) + " = " + tuple(theirs) + ")"
-	var page []map[string]json.RawMessage
 	for {
-		line, err := rows.Next()
-		if err == nil {
-			key, err := pick(line, table.PrimaryKey)
-			if err != nil {
-				return false, err
-			}
-			page = append(page, key)
-		} else if !errors.Is(err, io.EOF) {
-			return false, fmt.Errorf("read the object's rows: %w", err)
+		page, end, err := keyPage(rows, table.PrimaryKey)
+		if err != nil {
+			return false, err
 		}
-		end := err != nil
-		if len(page) == lookupRows || (end && len(page) > 0) {
+		if len(page) > 0 {
 			doc, err := json.Marshal(page)
 			if err != nil {
 				return false, fmt.Errorf("look up keys: %w", err)
@@ -155,12 +147,30 @@ func (t *tx) anyLeft(ctx context.Context, table *Table, rows RowReader) (bool, e
 			if left {
 				return true, nil
 			}
-			page = page[:0]
 		}
 		if end {
 			return false, nil
 		}
 	}
+}
+
+// keyPage reads the keys of the next rows; end says that there are no more.
+func keyPage(rows RowReader, names []string) (page []map[string]json.RawMessage, end bool, err error) {
+	for len(page) < lookupRows {
+		line, err := rows.Next()
+		if errors.Is(err, io.EOF) {
+			return page, true, nil
+		}
+		if err != nil {
+			return nil, false, fmt.Errorf("read the object's rows: %w", err)
+		}
+		key, err := pick(line, names)
+		if err != nil {
+			return nil, false, err
+		}
+		page = append(page, key)
+	}
+	return page, false, nil
 }
 
 // pick copies the named columns out of a row.

@@ -61,7 +61,7 @@ var floats = []string{"0", "-0", "NaN", "Infinity", "-Infinity", "0.1", "1e-5", 
 
 var texts = []string{
 	"", " ", "plain", `"quoted" 'twice' \ and \\n`, "tab\tline\nreturn\r\n", "null", "NULL", "\u2028\u2029\u0085\ufeff", "😀 𝒳 é",
-	"=chr(127) || (SELECT string_agg(chr(c), '') FROM generate_series(1, 31) c)", "{a,b}", "[0:1]={a,b}", "a]={b", "(1,2)", "=repeat('ä\"\\', 5000)",
+	"sql:chr(127) || (SELECT string_agg(chr(c), '') FROM generate_series(1, 31) c)", "{a,b}", "[0:1]={a,b}", "a]={b", "(1,2)", "sql:repeat('ä\"\\', 5000)",
 }
 
 // samples are the values that a line holds exactly as row_to_json prints them, and
@@ -76,8 +76,8 @@ var builtin = []sample{
 	{"real", append([]string{"3.4028235e38", "-3.4028235e38", "1e-45", "1.17549435e-38", "16777217"}, floats...)},
 	{"double precision", append([]string{"1.7976931348623157e308", "-1.7976931348623157e308", "5e-324", "2.2250738585072014e-308", "9007199254740993", "0.30000000000000004"}, floats...)},
 	{"numeric", []string{
-		"1.10", "1.1", "0", "0.000", "-0.0", "1e-30", "NaN", "Infinity", "-Infinity", "=repeat('9', 100)", "=repeat('1234567890', 10) || '.' || repeat('0987654321', 10)",
-		"=('-1e1000')::numeric", "=('1e-1000')::numeric", "100000000", "10000", "9999.9999",
+		"1.10", "1.1", "0", "0.000", "-0.0", "1e-30", "NaN", "Infinity", "-Infinity", "sql:repeat('9', 100)", "sql:repeat('1234567890', 10) || '.' || repeat('0987654321', 10)",
+		"sql:('-1e1000')::numeric", "sql:('1e-1000')::numeric", "100000000", "10000", "9999.9999",
 	}},
 	{"numeric(12,2)", []string{"1.10", "-9999999999.99", "0"}},
 	{"numeric(3,-2)", []string{"12300"}},
@@ -88,8 +88,8 @@ var builtin = []sample{
 	{"char(5)", []string{"", "a", "a\t", "12345", "é"}},
 	{"bpchar", []string{"", "no length  "}},
 	{`"char"`, []string{"", "a", `"`, `\`, "\n"}},
-	{"name", []string{"", "a name", `"x"`, "=repeat('n', 63)"}},
-	{"bytea", []string{"", `\x00ff5c22`, "=decode(repeat('00', 3000), 'hex')"}},
+	{"name", []string{"", "a name", `"x"`, "sql:repeat('n', 63)"}},
+	{"bytea", []string{"", `\x00ff5c22`, "sql:decode(repeat('00', 3000), 'hex')"}},
 	{"date", []string{"4714-11-24 BC", "0044-03-15 BC", "0001-12-31 BC", "0001-01-01", "9999-12-31", "10000-01-01", "5874897-12-31", "infinity", "-infinity", "2024-02-29"}},
 	{"time", []string{"00:00:00", "24:00:00", "23:59:59.999999"}},
 	{"time(2)", []string{"01:02:03.45"}},
@@ -109,7 +109,7 @@ var builtin = []sample{
 	{"macaddr", []string{"08:00:2b:01:02:03"}},
 	{"macaddr8", []string{"08:00:2b:01:02:03:04:05"}},
 	{"bit(4)", []string{"0000", "1010"}},
-	{"bit varying", []string{"", "1", "=repeat('10', 100)::varbit"}},
+	{"bit varying", []string{"", "1", "sql:repeat('10', 100)::varbit"}},
 	{"xml", []string{"", "<a b=\"c\">\n<![CDATA[ x ]]>&amp;é</a>", `<?xml version="1.0"?><r/>`, "text only"}},
 	{"tsvector", []string{"", "fat:2A,4B cat:3", `'it''s' 'a\\b' '"'`}},
 	{"tsquery", []string{"", "fat & (rat | !cat:AB)", `'it''s' <2> 'a b':*`}},
@@ -136,7 +136,7 @@ var builtin = []sample{
 	{"regtype", []string{"integer", "timestamp with time zone", `"My.Types""".mood`, `"My.Types""".mood[]`}},
 	{"regproc", []string{"pg_catalog.now", "-"}},
 	{"regprocedure", []string{"pg_catalog.lower(text)", `"My.Types""".raw_json("My.Types""".raw)`}},
-	{"regoper", []string{"pg_catalog.!~~", "0"}},
+	{"regoper", []string{"pg_catalog.|/", "0"}},
 	{"regoperator", []string{"+(integer,integer)", "public.=(public.citext,public.citext)"}},
 	{"regrole", []string{"postgres", "-"}},
 	{"regnamespace", []string{"pg_catalog", `"My.Types"""`}},
@@ -144,12 +144,12 @@ var builtin = []sample{
 	{"regconfig", []string{"simple"}},
 	{"regdictionary", []string{"simple"}},
 	{"json", []string{
-		`{"a":1,"a":2, "b" : [ 1 ,2]	}`, "{}", "[]", "true", `"text \" \\ / \b é 😀"`, "1.10", "-1E+400", "[null, {\"x\": null}]", "=repeat('[', 500) || repeat(']', 500)",
+		`{"a":1,"a":2, "b" : [ 1 ,2]	}`, "{}", "[]", "true", `"text \" \\ / \b é 😀"`, "1.10", "-1E+400", "[null, {\"x\": null}]", "sql:repeat('[', 500) || repeat(']', 500)",
 		"12345678901234567890.12345678901234567890", "\"\u2028\"",
 	}},
 	{"jsonb", []string{
 		`{"a":1,"a":2, "b" : [ 1 ,2]}`, "{}", "[]", "false", `"text \" \\ / \b é 😀 \n"`, "1.10", "1e400", "12345678901234567890.12345678901234567890", "[null, {\"x\": null}]",
-		"=(repeat('[', 500) || repeat(']', 500))::jsonb", "\"\u2028\u007f\"",
+		"sql:(repeat('[', 500) || repeat(']', 500))::jsonb", "\"\u2028\u007f\"",
 	}},
 	{"jsonpath", []string{`$."a b"[*] ? (@.x > 1 && @.y like_regex "^\\d+$" flag "i")`, "strict $"}},
 	{"int4range", []string{"empty", "[1,10)", "(,)", "[5,)"}},
@@ -214,7 +214,7 @@ var userMade = []sample{
 	{"public.cube", []string{"(1,2),(3,4)", "()"}},
 	{"public.seg", []string{"1.50 .. 2.0", "~5", "<10"}},
 	{"public.isbn", []string{"978-0-393-04002-9"}},
-	{"public.ean13", []string{"978-0-11-000533-4"}},
+	{"public.ean13", []string{"978-0-11-000533-1"}},
 }
 
 // form says how a value stands in a line where row_to_json would lose something.
@@ -235,7 +235,7 @@ type exception struct {
 }
 
 var exceptions = []exception{
-	{"json", "=NULL", leftOut, ""},
+	{"json", "sql:NULL", leftOut, ""},
 	{"json", "null", asStored, "null"},
 	{"json", "  null ", asStored, "  null "},
 	{"json", "{\"a\":\n[1,\r\n2]}", oneLine, `{"a": [1,  2]}`},
@@ -243,14 +243,15 @@ var exceptions = []exception{
 	{"json", `"\u0000"`, asStored, `"\u0000"`},
 	{"json", `{"\u0000": "\ud800"}`, asStored, `{"\u0000": "\ud800"}`},
 	{"json", `"\u0041"`, asStored, `"\u0041"`},
-	{"jsonb", "=NULL", leftOut, ""},
+	{"regproc", "sql:'pg_catalog.lower(text)'::regprocedure::oid", asStored, `"pg_catalog.lower"`},
+	{"jsonb", "sql:NULL", leftOut, ""},
 	{"jsonb", "null", asStored, "null"},
-	{`"My.Types""".doc`, "=NULL", leftOut, ""},
+	{`"My.Types""".doc`, "sql:NULL", leftOut, ""},
 	{`"My.Types""".doc`, "null", asStored, "null"},
 	{`"My.Types""".docb`, "null", asStored, "null"},
 	{"integer[]", "[2:3]={1,2}", asText, `"[2:3]={1,2}"`},
 	{"integer[]", "[-1:0][5:6]={{1,2},{3,NULL}}", asText, `"[-1:0][5:6]={{1,2},{3,NULL}}"`},
-	{"text[]", `[0:1]={"a\"b","c]={"}`, asText, `"[0:1]={\"a\\\"b\",c]=\"{\"}"`},
+	{"text[]", `[0:1]={"a\"b","c]={"}`, asText, `"[0:1]={\"a\\\"b\",\"c]={\"}"`},
 	{"name[]", "[0:0]={a}", asText, `"[0:0]={a}"`},
 	{"box[]", "[0:1]={(1,1),(0,0);(3,3),(2,2)}", asText, `"[0:1]={(1,1),(0,0);(3,3),(2,2)}"`},
 	{"json[]", `{1,"null",NULL}`, asText, `"{1,\"null\",NULL}"`},
@@ -258,6 +259,7 @@ var exceptions = []exception{
 	{"json[]", `{"[1,2]","[3]"}`, asText, `"{\"[1,2]\",[3]}"`},
 	{"json[]", `{"[]"}`, asText, `"{[]}"`},
 	{"json[]", `{{1,"[2]"}}`, asText, `"{{1,[2]}}"`},
+	{"int2vector[]", `{"1 2",3}`, asText, `"{\"1 2\",3}"`},
 	{"jsonb[]", `{"null",NULL}`, asText, `"{\"null\",NULL}"`},
 	{"jsonb[]", `{"[1, 2]"}`, asText, `"{\"[1, 2]\"}"`},
 	{`"My.Types""".doc[]`, `{"[1]","null"}`, asText, `"{[1],\"null\"}"`},

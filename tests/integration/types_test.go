@@ -7,13 +7,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 )
 
 // literal is a value of a sample as SQL.
 func literal(typ, value string) string {
-	if expr, ok := strings.CutPrefix(value, "="); ok {
+	if expr, ok := strings.CutPrefix(value, "sql:"); ok {
 		return "(" + expr + ")::" + typ
 	}
 	return "'" + strings.ReplaceAll(value, "'", "''") + "'::" + typ
@@ -258,5 +257,3 @@ func columnOf(t *testing.T, o object, name string) string {
 	require.Fail(t, "no such column in the manifest", name)
 	return ""
 }
-
-var _ = pgx.Identifier{}

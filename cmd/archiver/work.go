@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/fleet"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/worker"
+)
+
+func (c *cli) workCommand() *cobra.Command {
+	var o worker.RunOptions
+	cmd := &cobra.Command{
+		Use:   "work",
+		Short: "Work on enqueued batches until SIGTERM: one replica, start as many as you like",
+		Long: `Work on enqueued batches: archive the rows, verify the object, delete the rows. One
+replica of a fleet; replicas need no more in common than the control database.
+
+SIGTERM and Ctrl-C end it in order: no new batch is begun, running ones may finish
+within worker.shutdown_timeout, the rest go back to the queue. A second signal ends it
+at once. Even kill -9 loses nothing: another replica takes over after worker.lease.
+
+With --drain it ends by itself when nothing is left to do.
+
+The exit code is 0 after SIGTERM, which is the normal end of a replica, and 130 after
+Ctrl-C. A drain that is interrupted by either ends with 130, and one that leaves batches
+behind, failed or waiting, with 3.
+
+Examples:
+  archiver work
+  archiver work --drain
+  archiver work --drain --drain-patience 10m`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.work(cmd.Context(), o) },
+	}
+	cmd.Flags().BoolVar(&o.Drain, "drain", false, "end when nothing is left to do")
+	patienceFlag(cmd, &o)
+	return cmd
+}
+
+func patienceFlag(cmd *cobra.Command, o *worker.RunOptions) {
+	cmd.Flags().DurationVar(&o.Patience, "drain-patience", 2*time.Minute, "end a drain after so long in which what is left only waited; 0: never")
+}
+
+func (c *cli) work(ctx context.Context, o worker.RunOptions) error {
+	a, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	if err := a.prepareWorker(ctx, a.cfg.Databases); err != nil {
+		return err
+	}
+	if err := a.runWorker(ctx, a.cfg, o); err != nil {
+		return err
+	}
+	switch {
+	case ctx.Err() != nil && terminated(ctx) && !o.Drain:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case !o.Drain:
+		return nil
+	}
+	var tables []ledger.TableName
+	for _, d := range a.cfg.Databases {
+		tables = append(tables, tableNames(d.Tables)...)
+	}
+	left, err := a.ledger.Left(ctx, tables)
+	if err != nil {
+		return err
+	}
+	return drainOutcome(left)
+}
+
+func tableNames(tables []config.Table) []ledger.TableName {
+	out := make([]ledger.TableName, len(tables))
+	for i, t := range tables {
+		out[i] = ledger.TableName{Database: t.Database, Schema: t.Schema, Name: t.Name}
+	}
+	return out
+}
+
+// prepareWorker opens what a worker needs. What would make every batch fail ends
+// the start; a source that is away only delays its own batches.
+func (a *app) prepareWorker(ctx context.Context, databases []config.Database) error {
+	if err := worker.CheckSpool(a.cfg.Worker.SpoolDir); err != nil {
+		return err
+	}
+	if err := a.openStore(ctx); err != nil {
+		return err
+	}
+	if _, err := a.store.Probe(ctx); err != nil {
+		return &exitError{code: exitUnreachable, err: fmt.Errorf("bucket %s: %w; nothing was archived or deleted", a.cfg.S3.Bucket, err), hint: hintOf(err)}
+	}
+	if err := a.openSources(ctx, "worker"); err != nil {
+		return err
+	}
+	var g errgroup.Group
+	for _, d := range databases {
+		g.Go(func() error {
+			if err := a.sources[d.Name].Ping(ctx); err != nil && ctx.Err() == nil {
+				a.log.Warn("a source database is away; its batches wait", zap.String("database", d.Name), zap.Error(err))
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// runWorker runs a replica until ctx ends or the drain is done. After an error
+// batches may still be at work in this process, so that it must end without
+// waiting for them; the ledger and the lease keep them from doing harm.
+func (a *app) runWorker(ctx context.Context, cfg *config.Config, o worker.RunOptions) error {
+	err := worker.Run(ctx, worker.Deps{
+		Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(),
+	}, o)
+	a.abandoned = err != nil
+	switch {
+	case errors.Is(err, fleet.ErrLeaseLost):
+		return &exitError{code: exitFailed, err: err, hint: "see whether the control database was out of reach for longer than worker.lease, and start again: batches go on where they stand"}
+	case err != nil && ctx.Err() != nil: // not the interruption itself, but that it did not go well
+		return &exitError{code: exitFailed, err: err, hint: "raise worker.shutdown_timeout, or lower batch_size"}
+	}
+	return err
+}
+
+// drainOutcome is nil when nothing is left.
+func drainOutcome(left map[ledger.TableName]ledger.Left) error {
+	var batches, failed int64
+	for _, l := range left {
+		batches, failed = batches+l.Batches, failed+l.Failed
+	}
+	switch {
+	case batches == 0:
+		return nil
+	case failed == 0:
+		return &exitError{code: exitPartly, err: fmt.Errorf("%s left, waiting; nothing of them was deleted that is not archived", count(batches, "batch")), hint: "archiver jobs list --waiting"}
+	default:
+		return &exitError{
+			code: exitPartly, hint: "archiver jobs list --failed, then: archiver jobs retry --failed",
+			err: fmt.Errorf("%s failed, %s more are left; nothing of them was deleted that is not archived", count(failed, "batch"), humanize.Comma(batches-failed)),
+		}
+	}
+}
