@@ -105,17 +105,17 @@ func All() ([]Migration, error) {
 // Up migrates the schema to this binary's version and creates it if need be. It
 // refuses a schema that is newer. Several processes may call it at once.
 func Up(ctx context.Context, pool *pgxpool.Pool, schema string, logger *slog.Logger) (before, after Status, err error) {
-	conn, err := pool.Acquire(ctx)
+	// Not one of the pool's: River's migrator needs those, and whoever waits for the
+	// lock on the last of them would wait for ever.
+	conn, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig)
 	if err != nil {
 		return before, after, fmt.Errorf("connect to the control database: %w", err)
 	}
-	defer conn.Release()
+	defer closeConn(ctx, conn)
 
-	unlock, err := lock(ctx, conn.Conn(), schema)
-	if err != nil {
+	if err := lock(ctx, conn, schema); err != nil {
 		return before, after, err
 	}
-	defer unlock()
 
 	before, err = Read(ctx, pool, schema)
 	if err != nil {
@@ -124,7 +124,7 @@ func Up(ctx context.Context, pool *pgxpool.Pool, schema string, logger *slog.Log
 	if before.Newer() {
 		return before, after, &NotMigratedError{Schema: schema, Status: before}
 	}
-	if err := up(ctx, conn.Conn(), schema, before.Ledger); err != nil {
+	if err := up(ctx, conn, schema, before.Ledger); err != nil {
 		return before, after, err
 	}
 	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: schema, Logger: logger})
@@ -174,22 +174,24 @@ func up(ctx context.Context, conn *pgx.Conn, schema string, have int) error {
 	return nil
 }
 
-// lock takes a session advisory lock for the schema. River's migrator runs on
-// connections of its own, so a transaction-scoped lock would not cover it.
-func lock(ctx context.Context, conn *pgx.Conn, schema string) (func(), error) {
+// lock takes an advisory lock for the schema, which ends with the connection.
+// River's migrator runs on connections of its own, so a transaction-scoped lock
+// would not cover it.
+func lock(ctx context.Context, conn *pgx.Conn, schema string) error {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte("archiver migrate " + schema))
-	key := int64(h.Sum64())
+	key := int64(h.Sum64()) //nolint:gosec // any 64 bits serve as the key
 	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, key); err != nil {
-		return nil, fmt.Errorf("wait for another migration: %w", err)
+		return fmt.Errorf("wait for another migration: %w", err)
 	}
-	return func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		defer cancel()
-		if _, err := conn.Exec(ctx, `SELECT pg_advisory_unlock($1)`, key); err != nil {
-			_ = conn.Close(ctx) // the server frees the lock with the session
-		}
-	}, nil
+	return nil
+}
+
+// closeConn ends the session, and with it the lock, even when ctx has ended.
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	_ = conn.Close(ctx) // the server frees the lock with the session
 }
 
 // Read reports what is there. It changes nothing.

@@ -191,6 +191,8 @@ func hintOf(err error) string {
 		return hinted.Hint()
 	case errors.As(err, &store) && store.Hint != "":
 		return store.Hint
+	case isDamage(err):
+		return damageHint
 	case source.Classify(err) == source.Refused:
 		return "run: archiver check"
 	}

@@ -29,10 +29,9 @@ func (e *VerifyError) Error() string {
 	return fmt.Sprintf("verify %s: %s is %s, want %s", e.Key, e.What, e.Have, e.Want)
 }
 
-// Hint says what an operator can do about it.
-func (e *VerifyError) Hint() string {
-	return "look at the object in storage; if it is damaged there, move it away, then: archiver jobs retry --failed"
-}
+// damageHint is what an operator can do about an object that is not whole. The
+// archiver itself never removes one, nor writes over it.
+const damageHint = "look at the object in storage; if it is damaged there, move it away, then: archiver jobs retry --failed"
 
 // verify reads the object back by version, compares every byte's hash and counts
 // its rows, and only then records it: from here on the object speaks for the batch.

@@ -110,7 +110,7 @@ func (c *cli) check(ctx context.Context, s selection) error {
 				warnings++
 			}
 		}
-		c.printf("\nok: %s can be archived, %s; next: archiver plan --dry-run\n", count(len(tables), "table"), count(warnings, "warning"))
+		c.printf("\nok: %s can be archived, %s; next: archiver plan --dry-run\n", plural(int64(len(tables)), "table", "tables"), plural(int64(warnings), "warning", "warnings"))
 	}
 	return verdict
 }
@@ -135,7 +135,7 @@ func checkVerdict(findings []checkFinding) error {
 	if refused > 1 {
 		hint = "each finding above says how to settle it; then run archiver check again"
 	}
-	return &exitError{code: worst, err: fmt.Errorf("not ready: %s; nothing was changed", count(refused, "problem")), hint: hint}
+	return &exitError{code: worst, err: fmt.Errorf("not ready: %s; nothing was changed", plural(int64(refused), "problem", "problems")), hint: hint}
 }
 
 func (c *cli) printSections(sections []*section) {
@@ -209,11 +209,11 @@ func (a *app) checkControl(ctx context.Context) []checkFinding {
 		return []checkFinding{{Code: code, Severity: source.Refuse, Message: message, Hint: hint, exit: exit}}
 	}
 	if err := a.openControl(ctx); err != nil {
-		return refuse("control_unreachable", exitUnreachable, oneLine(err), hintOf(err))
+		return refuse("control_unreachable", exitUnreachable, flat(err), hintOf(err))
 	}
 	grants, err := a.ledger.MissingPrivileges(ctx)
 	if err != nil {
-		return refuse("control_unreachable", exitUnreachable, oneLine(err), hintOf(err))
+		return refuse("control_unreachable", exitUnreachable, flat(err), hintOf(err))
 	}
 	if len(grants) > 0 {
 		return refuse("control_privilege", exitRefused, "this role may not use all of the control schema "+a.cfg.Control.Schema, strings.Join(grants, "; "))
@@ -224,7 +224,7 @@ func (a *app) checkControl(ctx context.Context) []checkFinding {
 	case errors.As(err, &not):
 		return refuse("not_migrated", exitNotMigrated, not.Error(), not.Hint())
 	case err != nil:
-		return refuse("control_unreachable", exitUnreachable, oneLine(err), hintOf(err))
+		return refuse("control_unreachable", exitUnreachable, flat(err), hintOf(err))
 	}
 	return nil
 }
@@ -234,12 +234,12 @@ func (a *app) checkStore(ctx context.Context) []checkFinding {
 	c.Retry.MaxAttempts = min(c.Retry.MaxAttempts, 2) // the answer is for somebody who waits
 	store, err := objstore.Open(ctx, c)
 	if err != nil {
-		return []checkFinding{{Code: "storage_configuration", Severity: source.Refuse, Message: oneLine(err), Hint: "see the section s3 of the configuration", exit: exitUsage}}
+		return []checkFinding{{Code: "storage_configuration", Severity: source.Refuse, Message: flat(err), Hint: "see the section s3 of the configuration", exit: exitUsage}}
 	}
 	defer store.Close()
 	probe, err := store.Probe(ctx)
 	if err != nil {
-		f := checkFinding{Code: "bucket_unusable", Severity: source.Refuse, Message: oneLine(err), Hint: hintOf(err), exit: exitUnreachable}
+		f := checkFinding{Code: "bucket_unusable", Severity: source.Refuse, Message: flat(err), Hint: hintOf(err), exit: exitUnreachable}
 		if objstore.IsUnavailable(err) {
 			f.Code = "storage_unreachable"
 		}
@@ -265,14 +265,14 @@ func (a *app) checkStore(ctx context.Context) []checkFinding {
 
 func (a *app) checkSpool(context.Context) []checkFinding {
 	if err := worker.CheckSpool(a.cfg.Worker.SpoolDir); err != nil {
-		return []checkFinding{{Code: "spool_unwritable", Severity: source.Refuse, Message: oneLine(err), Hint: hintOf(err), exit: exitUsage}}
+		return []checkFinding{{Code: "spool_unwritable", Severity: source.Refuse, Message: flat(err), Hint: hintOf(err), exit: exitUsage}}
 	}
 	return nil
 }
 
 func checkSource(ctx context.Context, d config.Database, tables []config.Table) []checkFinding {
 	trouble := func(table string, err error) checkFinding {
-		f := checkFinding{Database: d.Name, Table: table, Code: "source_unreachable", Severity: source.Refuse, Message: oneLine(err), Hint: hintOf(err), exit: exitUnreachable}
+		f := checkFinding{Database: d.Name, Table: table, Code: "source_unreachable", Severity: source.Refuse, Message: flat(err), Hint: hintOf(err), exit: exitUnreachable}
 		var old *source.VersionError
 		switch {
 		case errors.As(err, &old):

@@ -5,11 +5,16 @@ import "github.com/spf13/cobra"
 // commands are the verbs, in the order in which help lists them.
 func (c *cli) commands() []*cobra.Command {
 	return []*cobra.Command{
+		c.demoCommand(),
 		c.migrateCommand(),
 		c.checkCommand(),
 		c.planCommand(),
 		c.workCommand(),
 		c.runCommand(),
+		c.statusCommand(),
+		c.jobsCommand(),
+		c.lsCommand(),
+		c.catCommand(),
 		c.configCommand(),
 		c.versionCommand(),
 	}

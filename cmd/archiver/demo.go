@@ -75,10 +75,13 @@ func (c *cli) demo(ctx context.Context, o demo.Options) error {
 		missing    *localserver.NotFoundError
 		noPostgres *demo.NoPostgresError
 		notEmpty   *demo.DirError
+		left       *demo.CleanUpError
 	)
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &left):
+		return &exitError{code: exitFailed, err: err, hint: "look for processes that work in " + left.Dir + ", and remove what is left of it"}
 	case errors.As(err, &missing):
 		return &exitError{
 			code: exitUnreachable,

@@ -152,8 +152,8 @@ func connectHint(err error) string {
 	return "check the address, that the server runs, and that this host may connect; then: archiver check"
 }
 
-// oneLine is an error's text without line breaks: some servers' errors have them.
-func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+// flat is an error's text without line breaks: some servers' errors have them.
+func flat(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
 
 // report prints an error for people, or with --json as one line for programs.
 func report(w io.Writer, asJSON bool, code int, err error) {

@@ -26,6 +26,9 @@ func (c *cli) limit(given int, changed bool) (int, error) {
 	return given, nil
 }
 
+// alignedLines is how many lines of a table are kept in memory to be aligned.
+const alignedLines = 1000
+
 // lines writes a list: with --json a line each as it comes, else an aligned table
 // at the end. finish must be called, and its error counts: a list that is cut
 // short by a full disk must not look like a short list.
@@ -52,10 +55,12 @@ func (c *cli) lines(header string) *lines {
 func (l *lines) add(document any, cells ...string) error {
 	l.count++
 	if l.json != nil {
-		return l.json.Encode(document)
+		return outputError(l.json.Encode(document))
 	}
-	_, err := fmt.Fprintln(l.table, strings.Join(cells, "\t"))
-	return err
+	if _, err := fmt.Fprintln(l.table, strings.Join(cells, "\t")); err != nil || l.count%alignedLines != 0 {
+		return outputError(err)
+	}
+	return outputError(l.table.Flush())
 }
 
 // finish writes what is left; a table without items is replaced by none.
@@ -63,17 +68,26 @@ func (l *lines) finish(none string) error {
 	if l.table != nil {
 		if l.count == 0 {
 			fmt.Fprintln(l.out, none)
-			return l.out.Flush()
+			return outputError(l.out.Flush())
 		}
 		if err := l.table.Flush(); err != nil {
-			return err
+			return outputError(err)
 		}
 	}
-	return l.out.Flush()
+	return outputError(l.out.Flush())
 }
 
-// oneLine makes a text from elsewhere fit into a cell of a table.
-func oneLine(s string, most int) string {
+// outputError is a failure to write to stdout: the command has failed, whatever
+// kind of device is behind it.
+func outputError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &exitError{code: exitFailed, err: fmt.Errorf("write to stdout: %w", err), hint: "what was printed is not complete"}
+}
+
+// clip makes a text from elsewhere fit into a cell of a table.
+func clip(s string, most int) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if r := []rune(s); len(r) > most {
 		return string(r[:most-3]) + "..."

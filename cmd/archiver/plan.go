@@ -202,6 +202,9 @@ func planOutcome(ctx context.Context, results []planned) error {
 		return &exitError{code: exitUsage, err: first, hint: hintOf(first)}
 	case bad == 1 && all == 1:
 		err := &exitError{code: exitCode(ctx, first), err: first, hint: hintOf(first)}
+		if refused == 1 {
+			err.err = fmt.Errorf("%w; nothing was planned", first)
+		}
 		if planner.IsMeanwhile(first) {
 			err.code, err.hint = exitPartly, "what the other planner enqueued stands; run archiver plan again for the rest, if any"
 		}
@@ -223,7 +226,7 @@ func planOutcome(ctx context.Context, results []planned) error {
 func (c *cli) printPlan(p planned, dryRun bool) {
 	c.printf("%s\n", p.table)
 	if p.err != nil && (p.plan == nil || p.plan.Enqueued == 0) {
-		c.printf("  not planned    %s\n\n", oneLine(p.err))
+		c.printf("  not planned    %s\n\n", flat(p.err))
 		return
 	}
 	if p.refused() {
@@ -234,23 +237,27 @@ func (c *cli) printPlan(p planned, dryRun bool) {
 		if plan.TableSize.Oldest != nil {
 			oldest = *plan.TableSize.Oldest
 		}
-		c.printf("  cutoff         %s\n", instant(plan.Cutoff.At))
+		c.printf("  cutoff         %s\n", stamp(plan.Cutoff.At))
 		c.printf("  oldest row     %s\n", oldest)
-		c.printf("  eligible       %s, about %s in the table\n", count(plan.Rows, "row"), size(plan.Bytes))
-		c.printf("  batches        %s of at most %s\n", humanize.Comma(int64(len(plan.Pages))), count(p.table.BatchSize, "row"))
+		about := ""
+		if plan.Bytes > 0 {
+			about = ", about " + bytesText(plan.Bytes) + " in the table"
+		}
+		c.printf("  eligible       %s%s\n", plural(plan.Rows, "row", "rows"), about)
+		c.printf("  batches        %s of at most %s\n", humanize.Comma(int64(len(plan.Pages))), plural(int64(p.table.BatchSize), "row", "rows"))
 		if plan.Open.OpenBatches > 0 {
-			c.printf("  already open   %s with %s, not counted above\n", count(plan.Open.OpenBatches, "batch"), count(plan.Open.OpenRows, "row"))
+			c.printf("  already open   %s with %s; only what lies beyond them is planned\n", plural(plan.Open.OpenBatches, "batch", "batches"), plural(plan.Open.OpenRows, "row", "rows"))
 		}
 		switch {
 		case dryRun:
 			c.printf("  dry run        nothing was written\n")
 		case plan.Enqueued > 0:
-			c.printf("  enqueued       %s as run %d\n", count(plan.Enqueued, "batch"), plan.RunID)
+			c.printf("  enqueued       %s as run %d\n", plural(int64(plan.Enqueued), "batch", "batches"), plan.RunID)
 		default:
 			c.printf("  enqueued       nothing\n")
 		}
 		if p.err != nil {
-			c.printf("  stopped        %s\n", oneLine(p.err))
+			c.printf("  stopped        %s\n", flat(p.err))
 		}
 	}
 	for _, f := range p.plan.Findings {
@@ -272,9 +279,9 @@ func (c *cli) printPlanTotal(results []planned, dryRun bool) {
 	}
 	switch {
 	case dryRun:
-		c.printf("dry run: %s with %s would be enqueued\n", count(batches, "batch"), count(rows, "row"))
+		c.printf("dry run: %s with %s would be enqueued\n", plural(batches, "batch", "batches"), plural(rows, "row", "rows"))
 	case enqueued > 0:
-		c.printf("%s enqueued; next: archiver work\n", count(enqueued, "batch"))
+		c.printf("%s enqueued; next: archiver work\n", plural(enqueued, "batch", "batches"))
 	default:
 		c.printf("nothing new was enqueued\n")
 	}

@@ -46,7 +46,10 @@ func planReport(ctx context.Context, results []planned) plansJSON {
 			}
 			j.OpenBatches = &p.Open.OpenBatches
 			if !r.refused() {
-				j.Cutoff, j.EligibleRows, j.Bytes, j.OldestRow = new(p.Cutoff.At.UTC()), &p.Rows, &p.Bytes, p.TableSize.Oldest
+				j.Cutoff, j.EligibleRows, j.OldestRow = new(p.Cutoff.At.UTC()), &p.Rows, p.TableSize.Oldest
+				if p.Bytes > 0 || p.Rows == 0 { // without an ANALYZE there is no estimate
+					j.Bytes = &p.Bytes
+				}
 				j.Batches, j.Enqueued = len(p.Pages), p.Enqueued
 			}
 			if p.RunID != 0 {
@@ -58,7 +61,7 @@ func planReport(ctx context.Context, results []planned) plansJSON {
 			if exitCode(ctx, r.err) == exitUnreachable {
 				code = "source_unreachable"
 			}
-			j.Findings = append(j.Findings, planFindingJSON{Code: code, Severity: source.Refuse, Message: oneLine(r.err), Hint: hintOf(r.err)})
+			j.Findings = append(j.Findings, planFindingJSON{Code: code, Severity: source.Refuse, Message: flat(r.err), Hint: hintOf(r.err)})
 		}
 		out.Plans = append(out.Plans, j)
 	}

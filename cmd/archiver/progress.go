@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -46,7 +47,7 @@ func (s progressState) String() string {
 		text += fmt.Sprintf(", %s rows/s, %s left", humanize.Comma(int64(rate)), span(time.Duration(float64(s.total-s.done)/rate*float64(time.Second))))
 	}
 	if s.failed > 0 {
-		text += fmt.Sprintf(", %s failed", count(s.failed, "batch"))
+		text += fmt.Sprintf(", %s failed", plural(s.failed, "batch", "batches"))
 	}
 	return text
 }
@@ -56,12 +57,16 @@ func newProgress(out io.Writer) *progress {
 	return &progress{out: out, terminal: ok && term.IsTerminal(int(f.Fd()))}
 }
 
-// Write implements io.Writer.
+// Write implements io.Writer. It must not hold the lock while it waits for the
+// bar, which takes the lock to draw itself.
 func (p *progress) Write(b []byte) (int, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.bars != nil {
-		return p.bars.Write(b)
+	bars := p.bars
+	p.mu.Unlock()
+	if bars != nil {
+		if n, err := bars.Write(b); !errors.Is(err, mpb.ErrDone) {
+			return n, err
+		}
 	}
 	return p.out.Write(b)
 }
@@ -79,21 +84,27 @@ func (p *progress) follow(ctx context.Context, total int64, read func(context.Co
 		show, finish = p.bar(total)
 	}
 	defer finish()
+	update := func(ctx context.Context) {
+		left, failed, err := read(ctx)
+		if err != nil {
+			return // the worker says what is wrong with the control database
+		}
+		// A split or a late arrival can make more rows than were counted at first.
+		p.set(progressState{total: total, done: max(total-left, 0), failed: failed, began: began, at: time.Now()})
+	}
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			update(last)
 			return
 		case <-tick.C:
+			update(ctx)
+			show()
 		}
-		left, failed, err := read(ctx)
-		if err != nil {
-			continue // the worker says what is wrong with the control database
-		}
-		// A split or a late arrival can make more rows than were counted at first.
-		p.set(progressState{total: total, done: max(total-left, 0), failed: failed, began: began, at: time.Now()})
-		show()
 	}
 }
 
@@ -135,4 +146,12 @@ func (p *progress) bar(total int64) (show, finish func()) {
 		p.mu.Unlock()
 	}
 	return show, finish
+}
+
+// span writes a duration for people, to the second.
+func span(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	}
+	return d.Round(time.Second).String()
 }

@@ -33,7 +33,8 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 		err = usageError(err)
 	}
 	code := exitCode(ctx, err)
-	if code == exitInterrupted {
+	var coded *exitError
+	if code == exitInterrupted && !errors.As(err, &coded) {
 		err = errors.New("interrupted; batches that were begun go on where they stand at the next start")
 	}
 	if err != nil {
@@ -116,6 +117,7 @@ func noSuchCommand(cmd *cobra.Command, given []string) error {
 		return nil
 	}
 	hint := ""
+	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(given[0]); len(near) > 0 {
 		hint = "did you mean: " + cmd.CommandPath() + " " + near[0]
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/telemetry"
+	"github.com/audit-table-archiver/archiver/planner"
 	"github.com/audit-table-archiver/archiver/worker"
 )
 
@@ -159,13 +160,12 @@ func (a *app) drainWithProgress(ctx context.Context, cfg *config.Config, w worke
 	return err
 }
 
+// nonePlanned says that there can be nothing to work on. What another planner has
+// enqueued meanwhile is work too.
 func nonePlanned(results []planned) bool {
-	for _, r := range results {
-		if r.err == nil && !r.refused() || r.plan != nil && r.plan.Enqueued > 0 {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(results, func(r planned) bool {
+		return r.err == nil && !r.refused() || r.plan != nil && r.plan.Enqueued > 0 || planner.IsMeanwhile(r.err)
+	})
 }
 
 // bothPartly joins what planning and draining left undone.
@@ -188,7 +188,7 @@ func partly(plan, drain error) error {
 func planLine(p planned) string {
 	switch {
 	case p.err != nil:
-		return fmt.Sprintf("%s: not planned: %s\n", p.table, oneLine(p.err))
+		return fmt.Sprintf("%s: not planned: %s\n", p.table, flat(p.err))
 	case p.refused():
 		text := fmt.Sprintf("%s: refused, nothing was planned\n", p.table)
 		for _, f := range p.plan.Refused() {
@@ -196,11 +196,11 @@ func planLine(p planned) string {
 		}
 		return text
 	case p.plan.Enqueued == 0 && p.plan.Open.OpenBatches > 0:
-		return fmt.Sprintf("%s: nothing new; %s already open\n", p.table, count(p.plan.Open.OpenBatches, "batch"))
+		return fmt.Sprintf("%s: nothing new beyond %s still open\n", p.table, plural(p.plan.Open.OpenBatches, "batch", "batches"))
 	case p.plan.Enqueued == 0:
 		return fmt.Sprintf("%s: nothing is old enough\n", p.table)
 	}
-	return fmt.Sprintf("%s: %s with %s\n", p.table, count(p.plan.Enqueued, "batch"), count(p.plan.Rows, "row"))
+	return fmt.Sprintf("%s: %s with %s\n", p.table, plural(int64(p.plan.Enqueued), "batch", "batches"), plural(p.plan.Rows, "row", "rows"))
 }
 
 func (c *cli) printRun(r *runReport) error {
@@ -211,11 +211,11 @@ func (c *cli) printRun(r *runReport) error {
 	fmt.Fprintln(w, "ROWS ARCHIVED\tROWS LEFT\tBATCHES\tFAILED\tSTORED\t  TABLE")
 	for _, t := range r.Tables {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t  %s\n", humanize.Comma(t.RowsArchived), humanize.Comma(t.RowsLeft),
-			humanize.Comma(t.BatchesArchived), humanize.Comma(t.BatchesFailed), size(t.BytesStored), t.name)
+			humanize.Comma(t.BatchesArchived), humanize.Comma(t.BatchesFailed), bytesText(t.BytesStored), t.name)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	c.printf("%s archived in %s, %s rows/s\n", count(r.rows(), "row"), span(time.Duration(r.Seconds*float64(time.Second))), humanize.Comma(int64(r.RowsPerSecond)))
+	c.printf("%s archived in %s, %s rows/s\n", plural(r.rows(), "row", "rows"), span(time.Duration(r.Seconds*float64(time.Second))), humanize.Comma(int64(r.RowsPerSecond)))
 	return nil
 }

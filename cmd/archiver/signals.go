@@ -8,13 +8,13 @@ import (
 	"syscall"
 )
 
-// stopSignal is the cause of a context that a signal has ended.
-type stopSignal struct{ os.Signal }
+// signalError is the cause of a context that a signal has ended.
+type signalError struct{ os.Signal }
 
-func (s stopSignal) Error() string { return "stopped by signal " + s.String() }
+func (s signalError) Error() string { return "stopped by signal " + s.String() }
 
 // Is makes it a cancellation like any other for those who do not ask further.
-func (s stopSignal) Is(target error) bool { return target == context.Canceled }
+func (s signalError) Is(target error) bool { return target == context.Canceled }
 
 // untilSignal returns a context that ends at the first SIGINT or SIGTERM. A second
 // one ends the process at once, as if it had never been caught: whoever cannot
@@ -27,7 +27,7 @@ func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
 		select {
 		case s := <-signals:
 			signal.Stop(signals)
-			cancel(stopSignal{s})
+			cancel(signalError{s})
 		case <-ctx.Done():
 			signal.Stop(signals)
 		}
@@ -37,6 +37,6 @@ func untilSignal(parent context.Context) (context.Context, context.CancelFunc) {
 
 // terminated says that SIGTERM ended ctx: how service managers ask for an end.
 func terminated(ctx context.Context) bool {
-	var s stopSignal
+	var s signalError
 	return errors.As(context.Cause(ctx), &s) && s.Signal == syscall.SIGTERM
 }

@@ -41,7 +41,7 @@ Examples:
 				return err
 			}
 			if c.json {
-				return c.printJSON(s)
+				return outputError(c.printJSON(s))
 			}
 			return c.printStatus(s)
 		},
@@ -160,14 +160,14 @@ func (t *tableStatus) addBacklog(b fleet.Backlog) {
 
 func (c *cli) printStatus(s *statusReport) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "TABLE\tPLANNED\tRUNNING\tVERIFIED\tDELETING\tFAILED\tARCHIVED\tROWS ARCHIVED\tROWS LEFT\tSTORED\tROWS/S\tETA\tLAST")
+	fmt.Fprintln(w, "TABLE\tPLANNED\tRUNNING\tVERIFIED\tDELETING\tFAILED\tARCHIVED\tROWS ARCHIVED\tROWS PLANNED\tSTORED\tROWS/S\tETA\tLAST")
 	for _, t := range s.Tables {
 		n := t.Batches
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", t.name(), n.Planned, n.Running, n.Verified, n.Deleting, n.Failed, n.Archived,
 			humanize.Comma(t.RowsArchived), humanize.Comma(t.RowsPlanned), bytesText(t.BytesStored), t.rate(), t.eta(), t.last())
 	}
 	if err := w.Flush(); err != nil {
-		return err
+		return outputError(err)
 	}
 	c.printf("\n")
 	if len(s.Workers) == 0 {
@@ -178,7 +178,7 @@ func (c *cli) printStatus(s *statusReport) error {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%d\n", r.ID, r.Host, r.StartedAt, r.Running)
 		}
 		if err := w.Flush(); err != nil {
-			return err
+			return outputError(err)
 		}
 	}
 	for _, t := range s.Tables {
@@ -186,7 +186,7 @@ func (c *cli) printStatus(s *statusReport) error {
 			c.printf("%s: besides, %s found empty and %s cancelled\n", t.name(), plural(n.Empty, "batch was", "batches were"), plural(n.Cancelled, "was", "were"))
 		}
 		if t.WaitingFor != nil {
-			c.printf("%s: %s\n", t.name(), oneLine(*t.WaitingFor, 300))
+			c.printf("%s: %s\n", t.name(), clip(*t.WaitingFor, 300))
 		}
 	}
 	for _, hint := range s.hints() {
@@ -197,14 +197,18 @@ func (c *cli) printStatus(s *statusReport) error {
 
 // hints say what an operator should look at.
 func (s *statusReport) hints() []string {
-	var open, failed, stuck, lost int64
+	var ever, open, failed, stuck, lost int64
 	var foreign bool
 	for _, t := range s.Tables {
+		ever += t.Batches.open() + t.Batches.Archived + t.Batches.Empty + t.Batches.Cancelled
 		open += t.Batches.open() - t.Batches.Failed - t.Lost
 		failed, stuck, lost = failed+t.Batches.Failed, stuck+t.Stuck, lost+t.Lost
 		foreign = foreign || (!t.Configured && t.Batches.open() > 0)
 	}
 	var out []string
+	if ever == 0 {
+		out = append(out, "nothing was planned yet: archiver plan")
+	}
 	if failed > 0 {
 		out = append(out, plural(failed, "failed batch", "failed batches")+": archiver jobs list --failed")
 	}
@@ -218,7 +222,7 @@ func (s *statusReport) hints() []string {
 		out = append(out, plural(open, "batch waits", "batches wait")+" for a worker: archiver work")
 	}
 	if foreign {
-		out = append(out, "tables marked (not configured) have open batches; the workers cancel these where nothing was begun")
+		out = append(out, "nobody works on the batches of tables marked (not configured): put the table back, or: archiver jobs cancel JOB_ID")
 	}
 	return out
 }

@@ -137,18 +137,29 @@ func (a *app) runWorker(ctx context.Context, cfg *config.Config, o worker.RunOpt
 // drainOutcome is nil when nothing is left.
 func drainOutcome(left map[ledger.TableName]ledger.Left) error {
 	var batches, failed int64
+	var reason string
 	for _, l := range left {
+		if reason == "" || (l.Failed > 0 && failed == 0) {
+			reason = l.Reason
+		}
 		batches, failed = batches+l.Batches, failed+l.Failed
 	}
-	switch {
-	case batches == 0:
+	if batches == 0 {
 		return nil
-	case failed == 0:
-		return &exitError{code: exitPartly, err: fmt.Errorf("%s left, waiting; nothing of them was deleted that is not archived", count(batches, "batch")), hint: "archiver jobs list --waiting"}
-	default:
-		return &exitError{
-			code: exitPartly, hint: "archiver jobs list --failed, then: archiver jobs retry --failed",
-			err: fmt.Errorf("%s failed, %s more are left; nothing of them was deleted that is not archived", count(failed, "batch"), humanize.Comma(batches-failed)),
+	}
+	e := &exitError{code: exitPartly, hint: "run: archiver jobs list --waiting"}
+	text := plural(batches, "batch", "batches") + " left, waiting"
+	if failed > 0 {
+		e.hint = "run: archiver jobs list --failed, and when the cause is gone: archiver jobs retry --failed"
+		text = plural(failed, "batch", "batches") + " failed"
+		if more := batches - failed; more > 0 {
+			text += fmt.Sprintf(", %s more left", humanize.Comma(more))
 		}
 	}
+	text += "; every row of theirs is in its table or in a verified object"
+	if reason != "" {
+		text += "; one reason: " + reason
+	}
+	e.err = errors.New(text)
+	return e
 }

@@ -52,9 +52,14 @@ func (b bucket) list(ctx context.Context) (contents, error) {
 	return c, nil
 }
 
-// get reads a whole object; those of the demo fit into memory.
-func (b bucket) get(ctx context.Context, key string) ([]byte, error) {
-	out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: aws.String(bucketName), Key: aws.String(key)})
+// get reads a whole object, with an empty version its newest one; those of the demo
+// fit into memory.
+func (b bucket) get(ctx context.Context, key, version string) ([]byte, error) {
+	in := &s3.GetObjectInput{Bucket: aws.String(bucketName), Key: aws.String(key)}
+	if version != "" {
+		in.VersionId = aws.String(version)
+	}
+	out, err := b.client.GetObject(ctx, in)
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", key, err)
 	}

@@ -33,10 +33,13 @@ type Options struct {
 }
 
 // Run tells the whole story and stops everything that it started, also when ctx
-// ends. A missing server program is a *NoPostgresError or a
+// ends or Out cannot be written to. A missing server program is a *NoPostgresError or a
 // *localserver.NotFoundError; an end of ctx gives its cause, except with Keep once the story is told, where that is how it ends.
 func Run(ctx context.Context, o Options) error {
-	s := &story{Options: o, screen: newScreen(o.Out, o.Width, o.Colour), began: time.Now()}
+	// A reader that has gone, as in a pipe to head, ends the story.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s := &story{Options: o, screen: newScreen(o.Out, o.Width, o.Colour, cancel), began: time.Now()}
 	s.title("archiver demo: %s audit rows, a private PostgreSQL, a private S3 server, two workers", humanize.Comma(o.Rows))
 	err := s.open(ctx)
 	if err == nil {
@@ -45,12 +48,14 @@ func Run(ctx context.Context, o Options) error {
 	if err == nil && o.Keep {
 		s.keep(ctx)
 	}
-	if err != nil && ctx.Err() == nil {
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause // not what it came to in the middle of something
+	} else if err != nil {
 		s.showLogs(o.Err)
 	}
 	// The clean-up does not look at ctx: it is what an end of ctx asks for.
 	if e := s.close(); e != nil {
-		return errors.Join(err, fmt.Errorf("clean up after the demo: %w", e))
+		return &CleanUpError{Dir: s.dir, Err: errors.Join(e, err)}
 	}
 	if err != nil {
 		return err
@@ -59,6 +64,15 @@ func Run(ctx context.Context, o Options) error {
 	s.linef("Done in %s. %s", seconds(time.Since(s.began)), s.whatIsLeft())
 	return s.screen.err()
 }
+
+// CleanUpError says that something of the demo may be left: a server, or files in Dir.
+type CleanUpError struct {
+	Dir string
+	Err error // and what had gone wrong before, if anything
+}
+
+func (e *CleanUpError) Error() string { return fmt.Sprintf("clean up after the demo: %v", e.Err) }
+func (e *CleanUpError) Unwrap() error { return e.Err }
 
 // story is one telling.
 type story struct {
@@ -93,10 +107,6 @@ func (s *story) tell(ctx context.Context) error {
 		if err := chapter.tell(ctx); err != nil {
 			return err
 		}
-		// A reader that has gone, as in a pipe to head, ends the story.
-		if err := s.screen.err(); err != nil {
-			return err
-		}
 	}
 	if !s.Keep {
 		s.heading("Try next")
@@ -106,7 +116,7 @@ func (s *story) tell(ctx context.Context) error {
 }
 
 func (s *story) prepare(ctx context.Context) error {
-	s.linef("$ export ARCHIVER_CONFIG=%s", s.configFile)
+	s.command("export ARCHIVER_CONFIG=%s", s.configFile)
 	if err := s.archiver(ctx, "migrate"); err != nil {
 		return err
 	}

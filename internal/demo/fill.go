@@ -34,10 +34,7 @@ func (s *story) fill(ctx context.Context) error {
 	err = s.execute(ctx,
 		"CREATE INDEX audit_logs_created_at_id ON public.audit_logs (created_at, id)",
 		"VACUUM (ANALYZE) public.audit_logs",
-		// What the archiver's role may do, and no more: see configs/grants.sql.
-		"GRANT USAGE ON SCHEMA public TO "+archiverRole,
-		"GRANT SELECT, DELETE ON public.audit_logs TO "+archiverRole,
-		"GRANT UPDATE (id) ON public.audit_logs TO "+archiverRole,
+		"ALTER TABLE public.audit_logs OWNER TO "+ownerRole,
 	)
 	if err != nil {
 		return err
@@ -72,8 +69,11 @@ func (s *stage) createDatabases(ctx context.Context) error {
 	}
 	defer admin.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost with it
 	for _, sql := range []string{
-		"CREATE ROLE " + archiverRole + " LOGIN",
-		"CREATE DATABASE " + sourceDatabase,
+		"CREATE ROLE " + ownerRole,
+		// As a member of the owner it may vacuum, too. To read and delete,
+		// configs/grants.sql is enough.
+		"CREATE ROLE " + archiverRole + " LOGIN IN ROLE " + ownerRole,
+		"CREATE DATABASE " + sourceDatabase + " OWNER " + ownerRole,
 		"CREATE DATABASE " + controlDatabase + " OWNER " + archiverRole,
 	} {
 		if _, err := admin.Exec(ctx, sql); err != nil {

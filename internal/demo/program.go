@@ -15,7 +15,12 @@ import (
 // output as it comes.
 func (s *story) archiver(ctx context.Context, args ...string) error {
 	s.command("archiver %s", strings.Join(args, " "))
-	show := func(line string) { s.linef("%s%s", indent, line) }
+	show := func(line string) {
+		if line != "" {
+			line = indent + line
+		}
+		s.linef("%s", line)
+	}
 	out, errOut := &lines{show: show}, &lines{show: show}
 	err := localserver.Program{
 		Path: s.Archiver, Args: args, Env: s.environment(), Stdout: out, Stderr: errOut,

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -52,7 +53,7 @@ func (s *story) prove(ctx context.Context) error {
 	s.linef("%-44s%12s", "  of them in objects now", humanize.Comma(a.objectRows))
 	s.linef("%-44s%12s", "rows in both places", humanize.Comma(v.Both))
 	s.linef("%-44s%12s", "rows in neither", humanize.Comma(v.Neither))
-	s.linef("%-44s%12s", "rows twice in one of them", humanize.Comma(v.Twice))
+	s.linef("%-44s%12s", "rows twice in one place", humanize.Comma(v.Twice))
 	s.linef("%-44s%12s", "rows whose content differs from before", humanize.Comma(v.Changed))
 	s.linef("%-44s%12s", "rows that were not there before", humanize.Comma(v.Unknown))
 	s.linef("%-44s%12s", "rows archived before their time", humanize.Comma(v.Young))
@@ -90,9 +91,10 @@ func (s *stage) eachRow(ctx context.Context, sql string, found func(int64, hash,
 
 // manifest is what the proof needs of the document beside each committed object.
 type manifest struct {
-	Object string `json:"object_key"`
-	Rows   int64  `json:"rows"`
-	SHA256 string `json:"sha256"`
+	Object    string `json:"object_key"`
+	VersionID string `json:"version_id"`
+	Rows      int64  `json:"rows"`
+	SHA256    string `json:"sha256"`
 }
 
 // readBucket enters the lines of every object that has a manifest.
@@ -106,7 +108,7 @@ func (s *story) readBucket(ctx context.Context, a *account) (contents, error) {
 		if !strings.HasSuffix(entry.key, manifestSuffix) {
 			continue
 		}
-		body, err := b.get(ctx, entry.key)
+		body, err := b.get(ctx, entry.key, "")
 		if err != nil {
 			return c, err
 		}
@@ -114,7 +116,7 @@ func (s *story) readBucket(ctx context.Context, a *account) (contents, error) {
 		if err := json.Unmarshal(body, &m); err != nil {
 			return c, fmt.Errorf("read the manifest %s: %w", entry.key, err)
 		}
-		if body, err = b.get(ctx, m.Object); err != nil {
+		if body, err = b.get(ctx, m.Object, m.VersionID); err != nil {
 			return c, err
 		}
 		if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != m.SHA256 {
@@ -144,43 +146,38 @@ func readLines(compressed []byte, found func(int64, hash, time.Time)) ([]string,
 	var lines []string
 	r := bufio.NewReader(z)
 	for {
-		line, err := r.ReadString('\n')
-		if errors.Is(err, io.EOF) && line == "" {
+		line, err := r.ReadBytes('\n')
+		if errors.Is(err, io.EOF) && len(line) == 0 {
 			return lines, nil
 		}
 		if err != nil { // also a last line without its end
 			return nil, fmt.Errorf("line %d: %w", len(lines)+1, err)
 		}
-		line = strings.TrimSuffix(line, "\n")
+		line = line[:len(line)-1]
 		id, at, err := identify(line)
 		if err != nil {
 			return nil, fmt.Errorf("line %d: %w", len(lines)+1, err)
 		}
-		found(id, md5.Sum([]byte(line)), at) //nolint:gosec // see the import
-		lines = append(lines, line)
+		found(id, md5.Sum(line), at) //nolint:gosec // see the import
+		lines = append(lines, string(line))
 	}
 }
 
-// identify reads a line as any JSON reader would. A number stays a number of any
-// length: through float64 large ids would change.
-func identify(line string) (id int64, at time.Time, err error) {
-	d := json.NewDecoder(strings.NewReader(line))
-	d.UseNumber()
-	var row map[string]any
-	if err := d.Decode(&row); err != nil {
+// identify reads a line as any JSON reader would. The id is taken as its text: as a
+// float64, a large one would change.
+func identify(line []byte) (id int64, at time.Time, err error) {
+	var row struct {
+		ID        json.RawMessage `json:"id"`
+		CreatedAt time.Time       `json:"created_at"`
+	}
+	if err := json.Unmarshal(line, &row); err != nil {
 		return 0, at, err
 	}
-	number, ok := row["id"].(json.Number)
-	if !ok {
-		return 0, at, fmt.Errorf("id is not a number: %v", row["id"])
+	if id, err = strconv.ParseInt(string(row.ID), 10, 64); err != nil {
+		return 0, at, fmt.Errorf("id: %w", err)
 	}
-	if id, err = number.Int64(); err != nil {
-		return 0, at, err
+	if row.CreatedAt.IsZero() {
+		return 0, at, errors.New("created_at is missing")
 	}
-	text, ok := row["created_at"].(string)
-	if !ok {
-		return 0, at, fmt.Errorf("created_at is not a string: %v", row["created_at"])
-	}
-	at, err = time.Parse(time.RFC3339Nano, text)
-	return id, at, err
+	return id, row.CreatedAt, nil
 }

@@ -32,7 +32,7 @@ func (s *story) report(ctx context.Context) error {
 		return err
 	}
 	s.linef("")
-	s.linef("The bucket (bytes in objects; the manifest beside an object says that its batch is committed):")
+	s.linef("The bucket (the manifest beside an object says that its batch is committed):")
 	s.block(tree(bucketName, s.contents.entries))
 	s.linef("")
 	s.linef("Archived rows, from the first, a middle and the last object (archiver cat shows them whole):")
@@ -53,16 +53,18 @@ func (s *story) sizesTable() string {
 			objects, objectBytes = objects+1, objectBytes+e.bytes
 		}
 	}
+	perRow := func(bytes, rows int64) string { return fmt.Sprintf("%d bytes a row", bytes/rows) }
 	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "\tbefore\tafter\tbytes a row\t\n")
-	fmt.Fprintf(w, "rows in the table\t%s\t%s\t\t\n", humanize.Comma(s.before.rows), humanize.Comma(s.after.rows))
-	fmt.Fprintf(w, "table\t%s\t%s\t%d\t\n", size(s.before.table), size(s.after.table), s.before.table/s.before.rows)
-	fmt.Fprintf(w, "indexes\t%s\t%s\t%d\t\n", size(s.before.indexes), size(s.after.indexes), s.before.indexes/s.before.rows)
-	fmt.Fprintf(w, "rows in objects\t0\t%s\t\t\n", humanize.Comma(s.archived.objectRows))
-	fmt.Fprintf(w, "%d objects\t0\t%s\t%d\t\n", objects, size(objectBytes), objectBytes/s.archived.objectRows)
-	fmt.Fprintf(w, "%d manifests\t0\t%s\t\t\n", manifests, size(manifestBytes))
-	_ = w.Flush() // to memory
+	row := func(name, before, after, note string) {
+		fmt.Fprintf(&b, "%-18s%12s%12s   %s\n", name, before, after, note)
+	}
+	row("", "before", "after", "")
+	row("rows in the table", humanize.Comma(s.before.rows), humanize.Comma(s.after.rows), "")
+	row("table", size(s.before.table), size(s.after.table), perRow(s.before.table, s.before.rows)+" before")
+	row("its indexes", size(s.before.indexes), size(s.after.indexes), perRow(s.before.indexes, s.before.rows)+" before")
+	row("rows in objects", "0", humanize.Comma(s.archived.objectRows), "")
+	row(count(objects, "object"), "-", size(objectBytes), perRow(objectBytes, s.archived.objectRows))
+	row(count(manifests, "manifest"), "-", size(manifestBytes), "")
 	return b.String() +
 		"The table's file does not shrink: the room of the deleted rows is free for new ones.\n" +
 		"To give it back to the disk: VACUUM FULL (locks the table) or pg_repack.\n"
@@ -108,4 +110,16 @@ func share(part, whole float64) int {
 	return int(longest*part/whole + 0.5)
 }
 
-func size(bytes int64) string { return humanize.Bytes(uint64(bytes)) }
+func size(bytes int64) string { return humanize.IBytes(uint64(bytes)) }
+
+// count is a number with its noun.
+func count[N int | int64](n N, noun string) string {
+	text := humanize.Comma(int64(n)) + " " + noun
+	if n == 1 {
+		return text
+	}
+	if strings.HasSuffix(noun, "ch") {
+		return text + "es"
+	}
+	return text + "s"
+}

@@ -23,13 +23,15 @@ type screen struct {
 	width  int
 	colour bool
 
+	onFailure func(error) // called once, when nothing more can be shown
+
 	mu     sync.Mutex
 	w      io.Writer
 	failed error // the first; nothing is written after it
 }
 
-func newScreen(w io.Writer, width int, colour bool) *screen {
-	return &screen{w: w, width: max(width, 40), colour: colour}
+func newScreen(w io.Writer, width int, colour bool, onFailure func(error)) *screen {
+	return &screen{w: w, width: max(width, 40), colour: colour, onFailure: onFailure}
 }
 
 // err is why nothing more can be shown, or nil.
@@ -47,6 +49,7 @@ func (s *screen) write(line string) {
 	}
 	if _, err := io.WriteString(s.w, line+"\n"); err != nil {
 		s.failed = fmt.Errorf("show the demo: %w", err)
+		s.onFailure(s.failed)
 	}
 }
 
@@ -85,10 +88,10 @@ func (s *screen) done(began time.Time, format string, args ...any) {
 	s.linef("%s  (%s)", fmt.Sprintf(format, args...), seconds(time.Since(began)))
 }
 
-// block shows several lines, indented.
+// block shows several lines, indented, without blanks at their ends.
 func (s *screen) block(text string) {
 	for line := range strings.Lines(text) {
-		s.linef("%s", strings.TrimRight(line, "\n"))
+		s.linef("%s", strings.TrimRight(line, " \n"))
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 const (
 	sourceDatabase  = "shop"
 	controlDatabase = "archiver"
+	ownerRole       = "shop" // of the audit table, as an application's role would
 	archiverRole    = "archiver"
 	bucketName      = "audit-archive"
 	bucketPrefix    = "demo"
@@ -138,10 +139,10 @@ func (s *story) startS3(ctx context.Context, program string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := s.s3.CreateBucket(ctx, bucketName, false); err != nil {
+	if err := s.s3.CreateBucket(ctx, bucketName, true); err != nil {
 		return err
 	}
-	s.done(began, "S3 server on %s, bucket %s", strings.TrimPrefix(s.s3.Endpoint, "http://"), bucketName)
+	s.done(began, "S3 server on %s, bucket %s (versioned)", strings.TrimPrefix(s.s3.Endpoint, "http://"), bucketName)
 	return nil
 }
 

@@ -5,8 +5,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-
-	"github.com/dustin/go-humanize"
 )
 
 // folder is a common prefix of keys.
@@ -51,7 +49,7 @@ func tree(bucket string, entries []entry) string {
 				name, f = name+sub+"/", only
 			}
 		}
-		rows = append(rows, [2]string{first + name, fmt.Sprintf("%s in %d", humanize.Bytes(uint64(f.bytes)), f.objects)})
+		rows = append(rows, [2]string{first + name, fmt.Sprintf("%8s in %s", size(f.bytes), count(f.objects, "object"))})
 		var files []string
 		if example && len(f.files) > 1 {
 			files, example = f.files, false

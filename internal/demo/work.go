@@ -3,7 +3,6 @@ package demo
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -52,12 +51,11 @@ func (s *story) work(ctx context.Context) error {
 	}
 	s.done(p.began, "both workers ended by themselves: nothing is left to do")
 
-	// The archiver's role does not own the table, so vacuuming is the owner's part.
 	began := time.Now()
 	if err := s.execute(ctx, "VACUUM (ANALYZE) public.audit_logs"); err != nil {
 		return err
 	}
-	s.done(began, "VACUUM (ANALYZE) public.audit_logs, as its owner: the room of the deleted rows can be used again")
+	s.done(began, "VACUUM (ANALYZE) public.audit_logs: the room of the deleted rows can be used again")
 	if s.after, err = s.measure(ctx); err != nil {
 		return err
 	}
@@ -124,7 +122,7 @@ func (p *progress) watch(ended <-chan struct{}) {
 			continue
 		}
 		shown = rows
-		p.screen.linef("%s%5s  %s of %s rows archived, in %d objects", indent, seconds(time.Since(p.began)), humanize.Comma(rows), humanize.Comma(p.old), batches)
+		p.screen.linef("%s%5s  %s of %s rows archived, in %s", indent, seconds(time.Since(p.began)), humanize.Comma(rows), humanize.Comma(p.old), count(batches, "object"))
 	}
 }
 
@@ -132,5 +130,5 @@ func (p *progress) watch(ended <-chan struct{}) {
 func (p *progress) of(worker int) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return fmt.Sprintf("%s rows in %d batches", humanize.Comma(p.rows[worker]), p.batches[worker])
+	return count(p.rows[worker], "row") + " in " + count(p.batches[worker], "batch")
 }

@@ -61,11 +61,11 @@ func (l *Ledger) Get(ctx context.Context, id int64) (*Batch, error) {
 	return l.scanBatch(ctx, l.Pool, fmt.Sprintf(batchSelect, "{s}.batch")+` WHERE b.id = $1`, id)
 }
 
-// Claim starts a new attempt at a batch and returns it as it stands. A final
-// batch is returned as it is, with no new attempt.
+// Claim starts a new attempt at a batch and returns it as it stands; it does not
+// count as failed meanwhile. A final batch is returned as it is, with no new attempt.
 func (l *Ledger) Claim(ctx context.Context, id int64) (*Batch, error) {
 	sql := `WITH claimed AS (
-	UPDATE {s}.batch SET attempt = attempt + 1, waiting_for = NULL, updated_at = now()
+	UPDATE {s}.batch SET attempt = attempt + 1, failed = false, waiting_for = NULL, updated_at = now()
 	WHERE id = $1 AND state IN ('planned', 'verified', 'deleting') RETURNING *)` +
 		fmt.Sprintf(batchSelect, "claimed")
 	b, err := l.scanBatch(ctx, l.Pool, sql, id)

@@ -19,7 +19,7 @@ func (l *Ledger) MissingPrivileges(ctx context.Context) ([]string, error) {
 			AND (c.relname LIKE '%migration' OR has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE'))))
 		UNION ALL
 		SELECT 'GRANT USAGE ON ALL SEQUENCES IN SCHEMA ' || name || ' TO ' || role FROM s
-		WHERE EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = s.oid AND c.relkind = 'S' AND NOT has_sequence_privilege(c.oid, 'USAGE'))`, l.name)
+		WHERE EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = s.oid AND CASE WHEN c.relkind = 'S' THEN NOT has_sequence_privilege(c.oid, 'USAGE') END)`, l.name)
 	if err != nil {
 		return nil, fmt.Errorf("look at the privileges on the control schema: %w", err)
 	}

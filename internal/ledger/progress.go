@@ -13,9 +13,10 @@ type TableName struct{ Database, Schema, Name string }
 
 // Left is what is planned and not finished of a table.
 type Left struct {
-	Batches int64 // open
-	Rows    int64 // that these were planned with
-	Failed  int64 // of Batches: given up until a human acts
+	Batches int64  // open
+	Rows    int64  // that these were planned with
+	Failed  int64  // of Batches: given up until a human acts
+	Reason  string // why one of them failed, or else waits; may be empty
 }
 
 // Left sums up the open batches of some tables. A table without any is not in the
@@ -25,10 +26,11 @@ func (l *Ledger) Left(ctx context.Context, tables []TableName) (map[TableName]Le
 	var name TableName
 	var left Left
 	err := l.eachTable(ctx, tables, `
-		SELECT t.database, t.schema, t.name, count(*), coalesce(sum(b.rows_planned), 0)::bigint, count(*) FILTER (WHERE b.failed)
+		SELECT t.database, t.schema, t.name, count(*), coalesce(sum(b.rows_planned), 0)::bigint, count(*) FILTER (WHERE b.failed),
+		       coalesce(min(b.last_error) FILTER (WHERE b.failed), min(b.waiting_for), '')
 		FROM wanted t JOIN {s}.batch b ON b.table_id = t.id AND b.state IN ('planned', 'verified', 'deleting')
 		GROUP BY 1, 2, 3`, nil,
-		[]any{&name.Database, &name.Schema, &name.Name, &left.Batches, &left.Rows, &left.Failed},
+		[]any{&name.Database, &name.Schema, &name.Name, &left.Batches, &left.Rows, &left.Failed, &left.Reason},
 		func() error { out[name] = left; return nil })
 	if err != nil {
 		return nil, fmt.Errorf("sum up the open batches: %w", err)
@@ -81,6 +83,11 @@ func (l *Ledger) eachTable(ctx context.Context, tables []TableName, sql string, 
 	if err != nil {
 		return err
 	}
-	_, err = pgx.ForEachRow(rows, scan, each)
+	_, err = pgx.CollectRows(rows, func(r pgx.CollectableRow) (struct{}, error) {
+		if err := r.Scan(scan...); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, each()
+	})
 	return err
 }

@@ -52,11 +52,12 @@ func (l *Ledger) RecordVerified(ctx context.Context, b *Batch, o Object) error {
 
 // StartDelete moves verified -> deleting. It is called while the batch's advisory
 // lock on the source is held and before any row is locked there: whoever passes
-// it is the only one that may delete.
+// it is the only one that may delete. A batch that is `deleting` already is not let
+// through: its rows must be looked at first.
 func (l *Ledger) StartDelete(ctx context.Context, b *Batch) error {
 	err := l.cas(ctx, l.Pool, "start the delete of", b, `
 		UPDATE {s}.batch SET state = 'deleting', updated_at = now()
-		WHERE id = $1 AND attempt = $2 AND state IN ('verified', 'deleting')`, b.ID, b.Attempt)
+		WHERE id = $1 AND attempt = $2 AND state = 'verified'`, b.ID, b.Attempt)
 	if err == nil {
 		b.State = Deleting
 	}
@@ -136,7 +137,7 @@ func (l *Ledger) Emptied(ctx context.Context, tx pgx.Tx, b *Batch) error {
 // CancelAttempt moves planned or verified -> cancelled in tx, from within an attempt.
 func (l *Ledger) CancelAttempt(ctx context.Context, tx pgx.Tx, b *Batch, reason string) error {
 	if err := l.cas(ctx, tx, "cancel", b, `
-		UPDATE {s}.batch SET state = 'cancelled', last_error = $3, last_hint = NULL, waiting_for = NULL, updated_at = now()
+		UPDATE {s}.batch SET state = 'cancelled', failed = false, last_error = $3, last_hint = NULL, waiting_for = NULL, updated_at = now()
 		WHERE id = $1 AND attempt = $2 AND state IN ('planned', 'verified')`, b.ID, b.Attempt, reason); err != nil {
 		return err
 	}

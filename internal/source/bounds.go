@@ -157,8 +157,8 @@ func (w *walk) enter(ctx context.Context, t *tx) (*calendar, error) {
 	if unit == config.PartitionByNone {
 		unit = "day" // computed, not used
 	}
-	err = t.conn.QueryRow(ctx, `SELECT isfinite(v), date_trunc('`+unit+`', v)::`+typ+`::text,
-			CASE WHEN isfinite(v) THEN (date_trunc('`+unit+`', v) + interval '1 `+unit+`')::`+typ+`::text END,
+	err = t.conn.QueryRow(ctx, `SELECT isfinite(v), (`+periodStart(unit)+`)::`+typ+`::text,
+			CASE WHEN isfinite(v) THEN date_trunc('`+unit+`', v + interval '1 `+unit+`')::`+typ+`::text END,
 			CASE WHEN isfinite(v) THEN extract(year FROM v)::int END, to_char(v, 'MM'), to_char(v, 'DD')
 		FROM (SELECT `+ts+` AS v FROM `+w.table.name()+` WHERE `+where+` ORDER BY `+w.table.order()+` LIMIT 1) s`).
 		Scan(&finite, &start, &end, &year, &month, &day)
@@ -182,6 +182,15 @@ func (w *walk) enter(ctx context.Context, t *tx) (*calendar, error) {
 		cal.folder += "/day=" + *day
 	}
 	return cal, nil
+}
+
+// periodStart is SQL for the start of the day, month or year that v is in. The month
+// and the year of the first timestamps that there are began before the first of them,
+// where date_trunc has nothing to return.
+func periodStart(unit string) string {
+	const first = "4714-11-24 BC"
+	firstWhole := map[string]string{config.PartitionByDay: first, config.PartitionByMonth: "4714-12-01 BC", config.PartitionByYear: "4713-01-01 BC"}
+	return `CASE WHEN isfinite(v) AND v < '` + firstWhole[unit] + `' THEN '` + first + `' ELSE date_trunc('` + unit + `', v) END`
 }
 
 // startsInside says whether the walk goes on in the middle of the folder, so that

@@ -36,6 +36,10 @@ type Column struct {
 	expr      string // what COPY selects for it
 	readable  bool
 	baseOID   uint32
+	// collate is the column's COLLATE clause, with a leading space, or empty. Without
+	// it a value that is compared with the column brings the collation of its type,
+	// which for a domain need not be the column's.
+	collate string
 }
 
 // NotFoundError says that a configured table or its timestamp column is not there.
@@ -88,8 +92,9 @@ SELECT c.oid, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.r
 WHERE n.nspname = $1 AND c.relname = $2`
 
 // columnsSQL reads the columns and, for each type, what it is made of: its base
-// type below domains, and whether an array, a json value, an array whose elements
-// are arrays or json, or a type with a cast to json of its own is somewhere inside it.
+// type below domains, and whether an array, a json value, an array that cannot be
+// read back from a JSON array, or a type with a cast to json of its own is somewhere
+// inside it.
 const columnsSQL = `
 WITH RECURSIVE base(attnum, typ) AS (
 	SELECT attnum, atttypid FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
@@ -103,19 +108,26 @@ WITH RECURSIVE base(attnum, typ) AS (
 		UNION ALL SELECT y.typelem, true WHERE y.typelem <> 0 AND y.typsubscript = 'array_subscript_handler'::regproc
 		UNION ALL SELECT a.atttypid, false FROM pg_attribute a WHERE y.typtype = 'c' AND a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped
 	) x
+), holds(attnum, an_array, json, text_only_array, own_json_cast) AS (
+	SELECT i.attnum, bool_or(k.is_array), bool_or(k.is_json),
+	       bool_or(i.typ IN ('int2vector'::regtype, 'oidvector'::regtype) OR (i.element AND (k.is_array OR k.is_json))),
+	       bool_or(i.typ >= 16384 AND EXISTS (SELECT FROM pg_cast c WHERE c.castsource = i.typ AND c.casttarget = 'json'::regtype))
+	FROM inside i JOIN pg_type y ON y.oid = i.typ CROSS JOIN LATERAL (
+		SELECT y.typelem <> 0 AND y.typsubscript = 'array_subscript_handler'::regproc AS is_array, y.oid IN ('json'::regtype, 'jsonb'::regtype) AS is_json
+	) k GROUP BY i.attnum
 )
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity::text, a.attgenerated::text,
-       has_column_privilege(a.attrelid, a.attnum, 'SELECT'), y.oid, y.typtype::text,
+       has_column_privilege(a.attrelid, a.attnum, 'SELECT'),
+       coalesce((SELECT format(' COLLATE %I.%I', n.nspname, l.collname) FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace WHERE l.oid = a.attcollation), ''),
+       y.oid, y.typtype::text,
        y.typelem <> 0 AND y.typsubscript = 'array_subscript_handler'::regproc,
        coalesce((SELECT e.typtype IN ('b', 'e') AND e.typelem = 0 FROM pg_type e WHERE e.oid = y.typelem), false),
        y.typelem IN ('json'::regtype, 'jsonb'::regtype),
-       EXISTS (SELECT FROM inside i JOIN pg_type e ON e.oid = i.typ WHERE i.attnum = a.attnum AND e.typelem <> 0 AND e.typsubscript = 'array_subscript_handler'::regproc),
-       EXISTS (SELECT FROM inside i WHERE i.attnum = a.attnum AND i.typ IN ('json'::regtype, 'jsonb'::regtype)),
-       EXISTS (SELECT FROM inside i JOIN pg_type e ON e.oid = i.typ WHERE i.attnum = a.attnum AND i.element
-               AND (i.typ IN ('json'::regtype, 'jsonb'::regtype) OR (e.typelem <> 0 AND e.typsubscript = 'array_subscript_handler'::regproc))),
-       EXISTS (SELECT FROM inside i JOIN pg_cast k ON k.castsource = i.typ AND k.casttarget = 'json'::regtype WHERE i.attnum = a.attnum AND i.typ >= 16384)
+       h.an_array, h.json, h.text_only_array, h.own_json_cast
 FROM pg_attribute a
-JOIN LATERAL (SELECT y.* FROM base b JOIN pg_type y ON y.oid = b.typ WHERE b.attnum = a.attnum AND y.typtype <> 'd') y ON true
+JOIN base b ON b.attnum = a.attnum
+JOIN pg_type y ON y.oid = b.typ AND y.typtype <> 'd'
+JOIN holds h ON h.attnum = a.attnum
 WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum`
 
@@ -175,13 +187,13 @@ func (t *Table) column(name string) (Column, bool) {
 
 func scanColumn(row pgx.CollectableRow) (Column, error) {
 	var (
-		c                                                           Column
-		typtype                                                     string
-		isArray, plainElements, jsonElements                        bool
-		holdsArray, holdsJSON, holdsJSONArray, holdsOwnJSONCastType bool
+		c                                                               Column
+		typtype                                                         string
+		isArray, plainElements, jsonElements                            bool
+		holdsArray, holdsJSON, holdsTextOnlyArray, holdsOwnJSONCastType bool
 	)
-	if err := row.Scan(&c.Name, &c.Type, &c.NotNull, &c.Identity, &c.Generated, &c.readable, &c.baseOID, &typtype,
-		&isArray, &plainElements, &jsonElements, &holdsArray, &holdsJSON, &holdsJSONArray, &holdsOwnJSONCastType); err != nil {
+	if err := row.Scan(&c.Name, &c.Type, &c.NotNull, &c.Identity, &c.Generated, &c.readable, &c.collate, &c.baseOID, &typtype,
+		&isArray, &plainElements, &jsonElements, &holdsArray, &holdsJSON, &holdsTextOnlyArray, &holdsOwnJSONCastType); err != nil {
 		return c, err
 	}
 	c.expr, c.encode = col(c.Name), encode.TypeRawJSON
@@ -197,10 +209,11 @@ func scanColumn(row pgx.CollectableRow) (Column, error) {
 	case typtype == "e": // its binary form is the label
 		c.encode = encode.TypeText
 		return c, nil
-	case holdsOwnJSONCastType, holdsJSONArray && !jsonElements:
+	case holdsOwnJSONCastType, holdsTextOnlyArray && !jsonElements:
 		// json_populate_record reads a type with a cast to json of its own through its
-		// input function, which does not take what the cast printed. And of an array of
-		// arrays it cannot tell whether the inner ones are dimensions or elements.
+		// input function, which does not take what the cast printed. Where the elements
+		// of an array may be arrays in JSON, it takes them for dimensions. And it counts
+		// from 1 where int2vector and oidvector count from 0.
 		c.expr = "CASE WHEN num_nulls(" + c.expr + ") = 0 THEN " + asText + " END"
 	case isArray && (plainElements || jsonElements):
 		// Bounds other than 1 are in the text form only, which then starts with [.
@@ -210,6 +223,7 @@ func scanColumn(row pgx.CollectableRow) (Column, error) {
 			if c.baseOID == jsonbArrayOID {
 				kind = "jsonb_typeof"
 			}
+			// See above; an element that is null would become an SQL NULL.
 			lost += " OR EXISTS (SELECT FROM unnest(" + c.expr + ") e WHERE " + kind + "(e) IN ('null', 'array'))"
 		}
 		c.expr = "CASE WHEN " + lost + " THEN " + asText + " ELSE " + asJSON + " END"

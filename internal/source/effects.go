@@ -70,6 +70,7 @@ func (p *preflight) rowSecurity(ctx context.Context) error {
 	if err := p.conn.QueryRow(ctx, `SELECT row_security_active($1::oid)`, p.table.OID).Scan(&active); err != nil {
 		return err
 	}
+	p.hidden = active
 	if active {
 		p.refuse("row_security", "ALTER ROLE the archiver's role BYPASSRLS", "row-level security of %s applies to this role: rows would be hidden from it", p.quoted())
 	}

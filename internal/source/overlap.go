@@ -36,17 +36,16 @@ func (d *DB) Overlaps(ctx context.Context, tables []config.Table) (map[int][]Fin
 		if err != nil {
 			return err
 		}
-		var part, parent int
-		_, err = pgx.ForEachRow(rows, []any{&part, &parent}, func() error {
+		pairs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct{ Part, Parent int }])
+		for _, p := range pairs {
 			f := Finding{
 				Code: "parent_and_leaf", Severity: Refuse,
-				Message: fmt.Sprintf("%s is a partition of %s, and both are configured: its rows would be planned twice", tables[part-1], tables[parent-1]),
+				Message: fmt.Sprintf("%s is a partition of %s, and both are configured: its rows would be planned twice", tables[p.Part-1], tables[p.Parent-1]),
 				Hint:    "configure either the partitioned table or its partitions",
 			}
-			out[part-1] = append(out[part-1], f)
-			out[parent-1] = append(out[parent-1], f)
-			return nil
-		})
+			out[p.Part-1] = append(out[p.Part-1], f)
+			out[p.Parent-1] = append(out[p.Parent-1], f)
+		}
 		return err
 	})
 	if err != nil {

@@ -52,7 +52,7 @@ func (t *tx) keyLiterals(ctx context.Context, key []Column, values []string) ([]
 		return nil, err
 	}
 	for i, k := range key {
-		quoted[i] += "::" + k.Type
+		quoted[i] += "::" + k.Type + k.collate
 	}
 	return quoted, nil
 }

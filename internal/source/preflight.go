@@ -94,7 +94,7 @@ func (t *tx) preflight(ctx context.Context, c config.Table) (*Table, []Finding, 
 	}
 	p := &preflight{tx: t, table: table}
 	for _, look := range []func(context.Context) error{
-		p.kind, p.encoding, p.extension, p.key, p.timestamp, p.index, p.oddTimestamps, p.inboundKeys, p.triggers, p.rules, p.rowSecurity, p.children, p.replication, p.largeObjects, p.privileges,
+		p.kind, p.encoding, p.extension, p.key, p.timestamp, p.index, p.rowSecurity, p.oddTimestamps, p.inboundKeys, p.triggers, p.rules, p.children, p.replication, p.largeObjects, p.privileges,
 	} {
 		if err := look(ctx); err != nil {
 			return nil, nil, err
@@ -111,9 +111,13 @@ func (e *NotFoundError) finding() Finding {
 	return f
 }
 
+// Hint is that of the finding.
+func (e *NotFoundError) Hint() string { return e.finding().Hint }
+
 type preflight struct {
 	*tx
 	table    *Table
+	hidden   bool // row-level security applies: with row_security off, reading a row is an error
 	indexed  bool // an index starts with the timestamp: questions about its values are cheap
 	findings []Finding
 }
@@ -252,7 +256,7 @@ func (p *preflight) timestamp(context.Context) error {
 // looks for -infinity, which is older than every cutoff.
 func (p *preflight) oddTimestamps(ctx context.Context) error {
 	ts := p.table.Key[0]
-	if !p.indexed || !ts.readable {
+	if !p.indexed || p.hidden || !ts.readable {
 		return nil
 	}
 	var infinite bool

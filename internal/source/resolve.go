@@ -124,7 +124,7 @@ func (t *tx) anyLeft(ctx context.Context, table *Table, rows RowReader) (bool, e
 			return false, fmt.Errorf("table %s has no column %q", table.Config, name)
 		}
 		quoted := pgx.Identifier{name}.Sanitize()
-		defs = append(defs, quoted+" "+c.Type)
+		defs = append(defs, quoted+" "+c.Type+c.collate)
 		mine = append(mine, "t."+quoted)
 		theirs = append(theirs, "k."+quoted)
 	}

@@ -28,8 +28,8 @@ func (s *site) pinned(t *testing.T) *pgx.Conn {
 	return conn
 }
 
-// texts runs a query whose rows are one text each.
-func texts1(t *testing.T, conn *pgx.Conn, sql string, args ...any) []string {
+// textRows runs a query whose rows are one text each.
+func textRows(t *testing.T, conn *pgx.Conn, sql string, args ...any) []string {
 	t.Helper()
 	rows, err := conn.Query(t.Context(), sql, args...)
 	require.NoError(t, err, sql)
@@ -47,21 +47,20 @@ type object struct {
 	lines    []string
 }
 
-// objects reads all committed objects of a table, in key order.
+// objects reads all committed objects of a table, in the order of their keys. Nothing
+// else may be in the table's folder.
 func (s *site) objects(t *testing.T, schema, table string) []object {
 	t.Helper()
+	folder := layout.TablePrefix("pre", "main", schema, table) + "/"
 	var out []object
 	for _, key := range s.bucket.Keys(t) {
-		if !layout.IsManifest(key) {
+		if !layout.IsManifest(key) || !strings.HasPrefix(key, folder) {
 			continue
 		}
 		var o object
 		require.NoError(t, json.Unmarshal(s.bucket.Read(t, key), &o.manifest), key)
-		if o.manifest.Schema != schema || o.manifest.Table != table {
-			continue
-		}
-		folder := layout.TablePrefix("pre", "main", schema, table) + "/"
-		require.True(t, strings.HasPrefix(key, folder) && strings.HasPrefix(o.manifest.Object, folder), key)
+		require.Equal(t, []string{"main", schema, table}, []string{o.manifest.Database, o.manifest.Schema, o.manifest.Table}, key)
+		require.True(t, strings.HasPrefix(o.manifest.Object, folder), key)
 		r, err := encode.NewReader(bytes.NewReader(s.bucket.Read(t, o.manifest.Object)), o.manifest.Compression)
 		require.NoError(t, err)
 		raw, err := io.ReadAll(r)
@@ -89,8 +88,8 @@ type account struct{ due, kept []string }
 func accountOf(t *testing.T, conn *pgx.Conn, name, due string) account {
 	t.Helper()
 	return account{
-		due:  texts1(t, conn, `SELECT (r.*)::text FROM `+name+` r WHERE `+due),
-		kept: texts1(t, conn, `SELECT (r.*)::text FROM `+name+` r WHERE (`+due+`) IS NOT TRUE`),
+		due:  textRows(t, conn, `SELECT (r.*)::text FROM `+name+` r WHERE `+due),
+		kept: textRows(t, conn, `SELECT (r.*)::text FROM `+name+` r WHERE (`+due+`) IS NOT TRUE`),
 	}
 }
 
@@ -100,9 +99,9 @@ func (s *site) settled(t *testing.T, conn *pgx.Conn, schema, table string, befor
 	t.Helper()
 	name := quoted(schema, table)
 	objects := s.objects(t, schema, table)
-	archived := texts1(t, conn, `SELECT (json_populate_record(NULL::`+name+`, l::json))::text FROM unnest($1::text[]) l`, linesOf(objects))
+	archived := textRows(t, conn, `SELECT (json_populate_record(NULL::`+name+`, l::json))::text FROM unnest($1::text[]) l`, linesOf(objects))
 	sameRows(t, before.due, archived, name+": archived rows")
-	sameRows(t, before.kept, texts1(t, conn, `SELECT (r.*)::text FROM `+name+` r`), name+": rows left")
+	sameRows(t, before.kept, textRows(t, conn, `SELECT (r.*)::text FROM `+name+` r`), name+": rows left")
 	return objects
 }
 
