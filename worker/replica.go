@@ -71,13 +71,20 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 
 	work, stop := context.WithCancel(ctx)
 	defer stop()
-	// The lease outlives ctx: jobs still run while the replica shuts down.
-	leaseCtx, endLease := context.WithCancel(context.WithoutCancel(ctx))
+	// The lease outlives ctx: jobs still run while the replica shuts down. Once it
+	// is lost, held ends, and with it every wait for a graceful end.
+	held, lose := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer lose(nil)
+	leaseCtx, endLease := context.WithCancel(held)
 	defer endLease()
 	var g errgroup.Group
 	g.Go(func() error {
 		defer stop()
-		return lease.Keep(leaseCtx)
+		err := lease.Keep(leaseCtx)
+		if err != nil {
+			lose(err)
+		}
+		return err
 	})
 	g.Go(func() error { w.reap(work); return nil })
 	if o.Drain {
@@ -86,17 +93,18 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 			return w.drain(work, o.Patience)
 		})
 	}
-	lost := make(chan error, 1)
-	go func() { lost <- g.Wait() }()
 
 	<-work.Done()
-	if leaseLost(lost) {
-		return fleet.ErrLeaseLost
+	if err := context.Cause(held); err != nil {
+		return err
 	}
 	w.Log.Info("worker stopping", zap.Duration("within", shutdown))
-	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdown)
+	stopCtx, cancel := context.WithTimeout(held, shutdown)
 	defer cancel()
 	stopErr := client.Stop(stopCtx)
+	if err := context.Cause(held); err != nil {
+		return err
+	}
 	if stopErr != nil {
 		stopErr = fmt.Errorf("some batches did not stop within shutdown_timeout (%s); they will be taken up again: %w", shutdown, stopErr)
 	} else if err := lease.Leave(stopCtx); err != nil {
@@ -104,18 +112,7 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 		w.Log.Warn("the lease was not given back", zap.Error(err))
 	}
 	endLease()
-	return errors.Join(<-lost, stopErr)
-}
-
-// leaseLost looks whether the replica was stopped by the loss of its lease.
-func leaseLost(done chan error) bool {
-	select {
-	case err := <-done:
-		done <- err
-		return errors.Is(err, fleet.ErrLeaseLost)
-	default:
-		return false
-	}
+	return errors.Join(g.Wait(), stopErr)
 }
 
 // reap returns the jobs of dead replicas to the queue until ctx ends.

@@ -62,13 +62,14 @@ func (c *cli) demo(ctx context.Context, o demo.Options) error {
 	o.Archiver, o.Out, o.Err = self, c.out, c.err
 	o.Width, o.Colour = c.screen()
 
-	// Without this a closed terminal, or a reader like head that has seen enough,
-	// would end us before the servers' files are removed.
+	// Without this a closed terminal, a reader like head that has seen enough, or a
+	// second Ctrl-C would end us before the servers' files are removed. The clean-up
+	// takes a moment, and at worst a minute.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP)
 	defer stop()
-	broken := make(chan os.Signal, 1)
-	signal.Notify(broken, syscall.SIGPIPE)
-	defer signal.Stop(broken)
+	ignored := make(chan os.Signal, 1)
+	signal.Notify(ignored, syscall.SIGPIPE, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(ignored)
 
 	err = demo.Run(ctx, o)
 	var (
@@ -101,7 +102,11 @@ func (c *cli) demo(ctx context.Context, o demo.Options) error {
 	case errors.Is(err, syscall.EPIPE):
 		return &exitError{code: exitFailed, err: errors.New("nobody reads the output any more; the servers are stopped")}
 	}
-	return &exitError{code: exitFailed, err: fmt.Errorf("demo: %w", err), hint: "the servers are stopped; no database but the demo's own was touched"}
+	hint := "the servers are stopped; no database but the demo's own was touched"
+	if o.Dir != "" && os.Geteuid() == 0 {
+		hint += "; as root, PostgreSQL runs under another account, which must be able to enter --dir"
+	}
+	return &exitError{code: exitFailed, err: fmt.Errorf("demo: %w", err), hint: hint}
 }
 
 // screen says how wide the output may be and whether it may have colours.

@@ -96,10 +96,14 @@ type workerStatus struct {
 // meanwhile is counted once.
 func (a *app) status(ctx context.Context) (*statusReport, error) {
 	var totals []ledger.Totals
-	var backlogs []fleet.Backlog
+	var backlogs []*fleet.Backlog
 	var workers []fleet.LiveWorker
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err := pgx.BeginTxFunc(ctx, a.control, snapshot, func(tx pgx.Tx) (err error) {
+		// It would take longer to compile these queries than to run them.
+		if _, err := tx.Exec(ctx, `SET LOCAL jit = off`); err != nil {
+			return fmt.Errorf("begin the report: %w", err)
+		}
 		if totals, err = a.ledger.Totals(ctx, tx); err != nil {
 			return err
 		}
@@ -144,7 +148,7 @@ func (t *tableStatus) addTotals(d ledger.Totals) {
 	t.RowsArchived, t.BytesStored, t.LastArchived, t.RowsPerSecond = d.Rows, d.StoredBytes, stampOf(d.LastArchivedAt), d.RowsPerSecond
 }
 
-func (t *tableStatus) addBacklog(b fleet.Backlog) {
+func (t *tableStatus) addBacklog(b *fleet.Backlog) {
 	n := &t.Batches
 	n.Planned, n.Running, n.Verified, n.Deleting, n.Failed = b.Planned, b.Running, b.Verified, b.Deleting, b.Failed
 	t.Stuck, t.Waiting, t.Lost, t.RowsPlanned = b.Stuck, b.Waiting, b.Lost, b.Rows
@@ -152,10 +156,7 @@ func (t *tableStatus) addBacklog(b fleet.Backlog) {
 		eta := float64(b.MovingRows) / *t.RowsPerSecond
 		t.ETASeconds = &eta
 	}
-	t.WaitingFor = nullable(b.WaitingFor)
-	if t.WaitingFor == nil && b.LastError != "" {
-		t.WaitingFor = nullable("failed: " + b.LastError)
-	}
+	t.WaitingFor = nullable(b.Reason)
 }
 
 func (c *cli) printStatus(s *statusReport) error {

@@ -130,8 +130,11 @@ unsigned manifests : 16;
 unsigned faults : 3 = FAULTS;
 #ifdef TWINS
 unsigned twins : 3 = TWINS;
-#endif
 bit live[2];
+#define LIVE(x) live[me] = x
+#else
+#define LIVE(x) skip
+#endif
 bit readBack[2];          /* this attempt has read its object back whole */
 #ifdef CANCEL
 bit uncovered;
@@ -243,49 +246,44 @@ inline write() {
 	k = 0
 }
 
-/* The other session: each operation locks its row first, and commits later. */
+/* A row may be locked: it is there, and we hold no lock on it. */
+#define FREE(v) ((table & (v)) && !LOCKED_BY_US(v))
+
+/* The other session: an update or a delete locks its row first and commits later. */
 active proctype mutator() {
 	byte ops = OPS;
-	byte v, k;
+	byte k;
 end:
 	do
-	:: atomic { ops > 0 ->
+	:: atomic { ops > 0 && !mutLock && FREE(1) -> mutLock = 1; ops-- }
+	:: atomic { ops > 0 && !mutLock && FREE(2) -> mutLock = 2; ops-- }
+	:: atomic { ops > 0 && !mutLock && FREE(4) -> mutLock = 4; ops-- }
+	:: atomic { ops > 0 && !mutLock && FREE(8) -> mutLock = 8; ops-- }
+	:: atomic { mutLock && writes < WRITES -> /* update */
+		k = KEYS(mutLock);
+		table = table & ~mutLock;
+		mutLock = 0;
+		write();
+		check()
+	   }
+	:: atomic { mutLock -> /* delete */
+		table = table & ~mutLock;
+		mutLock = 0;
+		check()
+	   }
+	:: atomic { mutLock -> mutLock = 0 } /* roll back */
+	:: atomic { ops > 0 && writes < WRITES -> /* insert into the range, under a new key */
 		ops--;
-		if /* which row */
-		:: v = 1
-		:: v = 2
-		:: v = 4
-		:: v = 8
-		:: v = 0
-		fi
-	   };
 		if
-		:: atomic { v != 0 && (table & v) && !LOCKED_BY_US(v) -> mutLock = v };
-			if
-			:: atomic { mutLock == v && writes < WRITES -> /* update */
-				table = table & ~v;
-				k = KEYS(v);
-				write();
-				mutLock = 0;
-				check()
-			   }
-			:: atomic { mutLock == v -> table = table & ~v; mutLock = 0; check() } /* delete */
-			:: atomic { mutLock = 0 } /* roll back, of its own or by a failover */
-			fi
-		:: atomic { v == 0 && writes < WRITES -> /* insert into the range, under a new key */
-			if
-			:: k = (writes == 0 -> 4 : 8)
+		:: k = (writes == 0 -> 4 : 8)
 #ifdef REUSE
-			:: (KEYS(table) & 1) == 0 -> k = 1
-			:: (KEYS(table) & 2) == 0 -> k = 2
+		:: (KEYS(table) & 1) == 0 -> k = 1
+		:: (KEYS(table) & 2) == 0 -> k = 2
 #endif
-			fi;
-			write();
-			check()
-		   }
-		:: v != 0 && !(table & v)
-		:: v == 0 && writes == WRITES
-		fi
+		fi;
+		write();
+		check()
+	   }
 	od
 }
 
@@ -313,7 +311,7 @@ end:
 	:: atomic { !FINAL ->
 #endif
 		/* claim: the attempt number goes up, all older attempts are stale. */
-		live[me] = 1;
+		LIVE(1);
 		current = me;
 		obj = object;
 		dig = objectDigest;
@@ -476,11 +474,11 @@ rows_locked: /* RowsLocked: as not_deleted, and the next try waits for the other
 		:: atomic { !CAS(state == deleting) -> goto ended }
 		DIES
 		fi;
-		atomic { live[me] = 0; readBack[me] = 0 };
+		atomic { LIVE(0); readBack[me] = 0 };
 		atomic { mutLock == 0 -> goto ended };
 
 twin_at_work: /* TwinAtWork, TwinDeciding: snooze */
-		atomic { live[me] = 0; readBack[me] = 0 };
+		atomic { LIVE(0); readBack[me] = 0 };
 		atomic { lock == 0 || FINAL -> goto ended };
 
 changed: /* RowsChanged */
@@ -510,6 +508,13 @@ resolve: /* Worker.resolve: the object is read back first; then source.DB.Resolv
 #endif
 		DIES
 		fi;
+#ifndef NO_RESOLVE_FENCE
+		if /* the fence again: an attempt that was overtaken must not decide about an object that was replaced */
+		:: atomic { CAS(state == deleting) -> skip }
+		:: atomic { !CAS(state == deleting) -> end_tx(me, NONE); goto ended }
+		DIES
+		fi;
+#endif
 #ifdef STALE_RESOLVE
 #define SEEN snap[me] /* repeatable read: what was seen before the lock was held */
 #else
@@ -565,7 +570,7 @@ dies:
 		};
 ended:
 		atomic {
-			live[me] = 0;
+			LIVE(0);
 			readBack[me] = 0;
 			obj = 0; dig = 0; tl = 0; begun = 0; mismatch = 0
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -12,7 +13,10 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/localserver"
 )
 
-const manifestSuffix = ".manifest.json"
+const (
+	manifestSuffix = ".manifest.json"
+	rowsSuffix     = ".jsonl.gz"
+)
 
 // bucket reads the demo's bucket with nothing but the AWS SDK.
 type bucket struct{ client *s3.Client }
@@ -35,6 +39,16 @@ type contents struct {
 	entries []entry
 	objects int      // with a manifest
 	samples []string // the line in the middle of each of them
+}
+
+// firstObject is the key of the first object that holds rows.
+func (c contents) firstObject() string {
+	for _, e := range c.entries {
+		if strings.HasSuffix(e.key, rowsSuffix) {
+			return e.key
+		}
+	}
+	return ""
 }
 
 func (b bucket) list(ctx context.Context) (contents, error) {

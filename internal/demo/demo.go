@@ -62,7 +62,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	s.linef("")
 	s.linef("Done in %s. %s", seconds(time.Since(s.began)), s.whatIsLeft())
-	return s.screen.err()
+	return s.err()
 }
 
 // CleanUpError says that something of the demo may be left: a server, or files in Dir.
@@ -146,12 +146,15 @@ func (s *story) keep(ctx context.Context) {
 	s.linef("export AWS_ENDPOINT_URL=%s AWS_REGION=us-east-1", s.s3.Endpoint)
 	s.linef("export AWS_ACCESS_KEY_ID=%s AWS_SECRET_ACCESS_KEY=%s", s.s3.AccessKey, s.s3.SecretKey)
 	s.linef("")
-	s.linef("psql '%s'              the table", s.postgres.DSN(sourceDatabase))
-	s.linef("psql '%s'          the ledger, schema archiver", s.postgres.DSN(controlDatabase))
-	s.linef("aws s3 ls --recursive s3://%s/", bucketName)
-	s.linef("archiver ls")
-	s.linef("archiver cat KEY                 the rows of an object")
-	s.linef("archiver run                     nothing is left to do, and it says so")
+	for _, try := range [][2]string{
+		{"psql '" + s.postgres.DSN(sourceDatabase) + "'", "the table"},
+		{"psql '" + s.postgres.DSN(controlDatabase) + "'", "the ledger, in schema archiver"},
+		{"aws s3 ls --recursive s3://" + bucketName + "/", "the objects"},
+		{"archiver cat " + s.contents.firstObject(), "the rows of one"},
+		{"archiver plan", "adds nothing: all old rows are archived"},
+	} {
+		s.linef("%-72s # %s", try[0], try[1])
+	}
 	s.linef("")
 	s.linef("Everything is in %s (PostgreSQL is process %d, S3 is process %d).", s.dir, s.postgres.Pid(), s.s3.Pid)
 	<-ctx.Done()

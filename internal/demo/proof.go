@@ -74,7 +74,7 @@ func (s *story) prove(ctx context.Context) error {
 
 // eachRow calls found with each row of a query that gives id, hash and time.
 func (s *stage) eachRow(ctx context.Context, sql string, found func(int64, hash, time.Time)) error {
-	rows, err := s.source.Query(ctx, sql)
+	rows, err := s.source.Query(ctx, sql) //nolint:rowserrcheck // ForEachRow checks it
 	if err != nil {
 		return fmt.Errorf("read the rows: %w", err)
 	}

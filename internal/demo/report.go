@@ -49,7 +49,7 @@ func (s *story) sizesTable() string {
 		switch {
 		case strings.HasSuffix(e.key, manifestSuffix):
 			manifests, manifestBytes = manifests+1, manifestBytes+e.bytes
-		case strings.HasSuffix(e.key, ".jsonl.gz"):
+		case strings.HasSuffix(e.key, rowsSuffix):
 			objects, objectBytes = objects+1, objectBytes+e.bytes
 		}
 	}
@@ -77,8 +77,9 @@ func (s *story) showTimes(ctx context.Context) error {
 		return fmt.Errorf("read the ledger: %w", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost with it
-	rows, err := conn.Query(ctx, `
-		SELECT t.key, sum(t.value::float8) FROM archiver.batch b, jsonb_each_text(b.timings) t WHERE b.state = 'archived' GROUP BY 1`)
+	const sumsOfPhases = `
+		SELECT t.key, sum(t.value::float8) FROM archiver.batch b, jsonb_each_text(b.timings) t WHERE b.state = 'archived' GROUP BY 1`
+	rows, err := conn.Query(ctx, sumsOfPhases) //nolint:rowserrcheck // ForEachRow checks it
 	if err != nil {
 		return fmt.Errorf("read the ledger: %w", err)
 	}

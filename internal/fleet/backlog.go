@@ -19,39 +19,109 @@ type Backlog struct {
 	Stuck, Waiting, Lost        int64 // counted above; see JobState
 	Rows                        int64 // planned, of all of them
 	MovingRows                  int64 // of those that need nobody to act
-	WaitingFor                  string
-	LastError                   string // of a failed batch
+	// Reason is why a batch waits, else the last error of one; empty if there is
+	// none. It is the newest of the table.
+	Reason string
 }
 
 // Backlogs returns a line for each table that has an open batch.
-func Backlogs(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]Backlog, error) {
+func Backlogs(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]*Backlog, error) {
+	// Grouped before it is sorted out, so that the state of each of a million
+	// batches is found out once; and the reasons apart, since they need an order.
 	rows, err := tx.Query(ctx, l.SQL(`
-		WITH open AS (
-			SELECT t.database, t.schema, t.name, b.state, b.rows_planned, b.updated_at, b.waiting_for, b.last_error, `+doing+` AS doing`+fromBatches+`
-			WHERE `+open+`)
-		SELECT database, schema, name,
-		       count(*) FILTER (WHERE doing IN ('running', 'stuck')), count(*) FILTER (WHERE doing = 'failed'),
-		       count(*) FILTER (WHERE state = 'planned' AND doing NOT IN ('running', 'stuck', 'failed')),
-		       count(*) FILTER (WHERE state = 'verified' AND doing NOT IN ('running', 'stuck', 'failed')),
-		       count(*) FILTER (WHERE state = 'deleting' AND doing NOT IN ('running', 'stuck', 'failed')),
-		       count(*) FILTER (WHERE doing = 'stuck'), count(*) FILTER (WHERE doing = 'waiting'), count(*) FILTER (WHERE doing = 'lost'),
-		       sum(rows_planned)::bigint, coalesce(sum(rows_planned) FILTER (WHERE doing NOT IN ('failed', 'lost')), 0)::bigint,
-		       coalesce((array_agg(waiting_for ORDER BY updated_at DESC) FILTER (WHERE doing = 'waiting' AND waiting_for IS NOT NULL))[1],
-		                (array_agg(last_error ORDER BY updated_at DESC) FILTER (WHERE doing = 'waiting' AND last_error IS NOT NULL))[1], ''),
-		       coalesce((array_agg(last_error ORDER BY updated_at DESC) FILTER (WHERE doing = 'failed'))[1], '')
-		FROM open GROUP BY 1, 2, 3`))
+		SELECT t.database, t.schema, t.name, b.state, `+doing+`, count(*), sum(b.rows_planned)::bigint`+fromBatches+`
+		WHERE `+open+` GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3`))
 	if err != nil {
 		return nil, fmt.Errorf("count open batches: %w", err)
 	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (b Backlog, err error) {
-		err = row.Scan(&b.Database, &b.Schema, &b.Table, &b.Running, &b.Failed, &b.Planned, &b.Verified, &b.Deleting,
-			&b.Stuck, &b.Waiting, &b.Lost, &b.Rows, &b.MovingRows, &b.WaitingFor, &b.LastError)
-		return b, err
+	var out []*Backlog
+	var g group
+	_, err = pgx.ForEachRow(rows, []any{&g.database, &g.schema, &g.table, &g.stage, &g.state, &g.batches, &g.rows}, func() error {
+		b := find(out, g.database, g.schema, g.table)
+		if b == nil {
+			b = &Backlog{Database: g.database, Schema: g.schema, Table: g.table}
+			out = append(out, b)
+		}
+		b.add(g)
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("count open batches: %w", err)
 	}
-	return out, nil
+	return out, reasons(ctx, l, tx, out)
+}
+
+// group is a number of batches of one table that stand alike.
+type group struct {
+	database, schema, table string
+	stage                   ledger.State
+	state                   JobState
+	batches, rows           int64
+}
+
+func (b *Backlog) add(g group) {
+	b.Rows += g.rows
+	if g.state != JobFailed && g.state != JobLost {
+		b.MovingRows += g.rows
+	}
+	switch g.state {
+	case JobRunning:
+		b.Running += g.batches
+		return
+	case JobStuck:
+		b.Running += g.batches
+		b.Stuck += g.batches
+		return
+	case JobFailed:
+		b.Failed += g.batches
+		return
+	case JobWaiting:
+		b.Waiting += g.batches
+	case JobLost:
+		b.Lost += g.batches
+	case JobQueued:
+	}
+	switch g.stage {
+	case ledger.Planned:
+		b.Planned += g.batches
+	case ledger.Verified:
+		b.Verified += g.batches
+	case ledger.Deleting:
+		b.Deleting += g.batches
+	case ledger.Archived, ledger.Empty, ledger.Cancelled: // not open
+	}
+}
+
+func reasons(ctx context.Context, l *ledger.Ledger, tx pgx.Tx, backlogs []*Backlog) error {
+	rows, err := tx.Query(ctx, l.SQL(`
+		SELECT DISTINCT ON (b.table_id) t.database, t.schema, t.name,
+		       coalesce(b.waiting_for, CASE WHEN b.failed THEN 'failed: ' ELSE 'last error: ' END || b.last_error)
+		FROM {s}.batch b JOIN {s}.archive_table t ON t.id = b.table_id
+		WHERE `+open+` AND (b.waiting_for IS NOT NULL OR b.last_error IS NOT NULL)
+		ORDER BY b.table_id, b.waiting_for IS NULL, b.updated_at DESC`))
+	if err != nil {
+		return fmt.Errorf("read what batches wait for: %w", err)
+	}
+	var database, schema, table, reason string
+	_, err = pgx.ForEachRow(rows, []any{&database, &schema, &table, &reason}, func() error {
+		if b := find(backlogs, database, schema, table); b != nil {
+			b.Reason = reason
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read what batches wait for: %w", err)
+	}
+	return nil
+}
+
+func find(in []*Backlog, database, schema, table string) *Backlog {
+	for _, b := range in {
+		if b.Database == database && b.Schema == schema && b.Table == table {
+			return b
+		}
+	}
+	return nil
 }
 
 // LiveWorker is a replica that holds its lease.

@@ -7,4 +7,9 @@
 // replica that cannot renew stops at once: its jobs may already be running
 // elsewhere. Even if it did not stop, the ledger's attempt numbers keep a late
 // one from deleting anything.
+//
+// An operator's changes (Retry, Cancel) take the lock on the batch's ledger row
+// first and change ledger and queue in one transaction, so that they are safe
+// beside workers, the reaper and each other. A batch whose delete was begun is
+// never let go: only a worker that looks at its rows can say what became of them.
 package fleet

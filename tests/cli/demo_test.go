@@ -36,7 +36,7 @@ func startDemo(t *testing.T, env []string, args ...string) *theDemo {
 	tmp, err := os.MkdirTemp("", "archiver-cli-demo-") //nolint:usetesting // PostgreSQL's account cannot enter that of t
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(tmp)) })
-	require.NoError(t, os.Chmod(tmp, 0o755)) //nolint:gosec // that account passes through it
+	require.NoError(t, os.Chmod(tmp, 0o755))
 
 	for i := range args {
 		args[i] = strings.ReplaceAll(args[i], "TMP", tmp)
@@ -147,6 +147,13 @@ func TestDemoKeepsTheServersUntilItIsStopped(t *testing.T) {
 	listed, err := ls.Output()
 	require.NoError(t, err)
 	require.Contains(t, string(listed), `"object_key"`)
+	cat := regexp.MustCompile(`archiver cat (\S+\.gz)`).FindStringSubmatch(d.out.String())
+	require.NotNil(t, cat, d.out.String())
+	rows := exec.CommandContext(t.Context(), d.cmd.Path, "cat", cat[1])
+	rows.Env = ls.Env
+	shown, err := rows.Output()
+	require.NoError(t, err)
+	require.Contains(t, string(shown), `{"id":1,`)
 
 	require.NoError(t, d.cmd.Process.Signal(syscall.SIGTERM))
 	d.end(t).expect(t, done, "Stopping the servers.", "nothing is left on this machine")
@@ -161,6 +168,7 @@ func TestDemoInterrupted(t *testing.T) {
 			d := startDemo(t, nil, "--rows", "1000")
 			d.await(t, "archiver check")
 			require.NoError(t, d.cmd.Process.Signal(sig))
+			_ = d.cmd.Process.Signal(sig) // an impatient second one; it may be over already
 			d.end(t).expect(t, interrupted, "error: interrupted")
 			d.requireNothingLeft(t)
 		})

@@ -72,8 +72,9 @@ func TestStorageAway(t *testing.T) {
 			}()
 			tr.awaitWaiting("object pre/main/public/audit_logs/")
 			require.Zero(t, tr.attemptsSpent())
-			server, err = localserver.StartS3(t.Context(), o)
+			again, err := localserver.StartS3(t.Context(), o)
 			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, again.Stop()) })
 			<-finished
 			tr.archived(3)
 			require.Zero(t, tr.attemptsSpent())
@@ -194,15 +195,10 @@ func TestSourceCrashes(t *testing.T) {
 				s.ledger = ledger.New(pool, "archiver")
 			}
 			tr := planned(t, s, 55)
-			var mu sync.Mutex
-			left := map[string]bool{"extract:copied": true, "upload:done": true, "delete:locked": true, "delete:before-commit": true, "delete:after-commit": true}
-			tr.finish(func(ctx context.Context, name string) error {
-				mu.Lock()
-				defer mu.Unlock()
-				if !left[name] {
-					return nil
-				}
-				left[name] = false
+			var one sync.Mutex
+			crash := atEach([]string{"extract:copied", "upload:done", "delete:locked", "delete:before-commit", "delete:after-commit"}, func(ctx context.Context) error {
+				one.Lock()
+				defer one.Unlock()
 				if err := cluster.Crash(); err != nil {
 					t.Errorf("crash: %v", err)
 				}
@@ -211,9 +207,8 @@ func TestSourceCrashes(t *testing.T) {
 				}
 				return nil
 			})
-			for point, not := range left {
-				require.False(t, not, "%s was not reached", point)
-			}
+			tr.finish(crash.handle)
+			crash.allReached(t)
 			tr.archived(6)
 			require.Zero(t, tr.rowsLeft())
 			require.Zero(t, tr.attemptsSpent())
@@ -221,20 +216,18 @@ func TestSourceCrashes(t *testing.T) {
 	}
 }
 
-// TestBackendKilled ends our session on the source at points of the delete.
+// TestBackendKilled ends our sessions on the source at points of the delete.
 func TestBackendKilled(t *testing.T) {
 	t.Parallel()
-	for _, point := range []string{"delete:begun", "delete:fenced", "delete:locked", "delete:before-commit", "delete:after-commit"} {
-		t.Run(point, func(t *testing.T) {
-			t.Parallel()
-			tr := newTrial(t, 10, "")
-			tr.finish(changing(point, func(ctx context.Context) {
-				tr.sql(ctx, `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'archiver%'`)
-			}))
-			tr.archived(1)
-			require.Zero(t, tr.attemptsSpent())
-		})
-	}
+	tr := newTrial(t, 100, "")
+	kill := atEach([]string{"delete:begun", "delete:fenced", "delete:locked", "delete:before-commit", "delete:after-commit"}, func(ctx context.Context) error {
+		tr.sql(ctx, `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'archiver%'`)
+		return nil
+	})
+	tr.finish(kill.handle)
+	kill.allReached(t)
+	tr.archived(10)
+	require.Zero(t, tr.attemptsSpent())
 }
 
 // TestSpool has the spool's folder go away, and be full.
@@ -289,46 +282,42 @@ func TestSpool(t *testing.T) {
 	})
 }
 
-// TestBatchTimeout has an attempt take longer than it may.
+// TestBatchTimeout has attempts take longer than they may.
 func TestBatchTimeout(t *testing.T) {
 	t.Parallel()
-	for _, point := range []string{"extract:copied", "upload:done", "delete:locked", "delete:after-commit"} {
-		t.Run(point, func(t *testing.T) {
-			t.Parallel()
-			tr := newTrial(t, 10, "")
-			tr.cfg.Worker.BatchTimeout = 1500 * time.Millisecond
-			tr.finish(first(point, func(ctx context.Context) error {
-				<-ctx.Done()
-				return ctx.Err()
-			}))
-			tr.archived(1)
-			require.EqualValues(t, 1, tr.attemptsSpent())
-			require.Contains(t, tr.control().Text(t, tr.ledger.SQL(`SELECT errors[1]->>'error' FROM {s}.river_job`)), "not done within worker.batch_timeout (1.5s)")
-		})
-	}
+	points := []string{"extract:copied", "upload:done", "delete:locked", "delete:after-commit"}
+	tr := newTrial(t, 60, "")
+	tr.cfg.Worker.BatchTimeout = 2 * time.Second
+	late := atEach(points, func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	tr.finish(late.handle)
+	late.allReached(t)
+	tr.archived(6)
+	require.EqualValues(t, len(points), tr.count(`SELECT count(*) FROM {s}.river_job, unnest(errors) e WHERE e->>'error' LIKE '%not done within worker.batch_timeout (2s)%'`))
+	require.EqualValues(t, len(points), tr.attemptsSpent())
 }
 
-// TestKill9 kills a replica's process at a point. Its job is running again elsewhere
-// within its lease and a few seconds.
+// TestKill9 kills a replica's process at a point, five times. The jobs are running
+// again elsewhere within the lease and a few seconds.
 func TestKill9(t *testing.T) {
 	t.Parallel()
+	const batches = 16
+	tr := newTrial(t, 10*batches, "")
 	for _, point := range []string{"upload:done", "verify:recorded", "delete:before-commit", "delete:after-commit", "record:manifest"} {
-		t.Run(point, func(t *testing.T) {
-			t.Parallel()
-			tr := newTrial(t, 15, "")
-			state, out := tr.child("ARCHIVER_FAILPOINTS=" + point + "=kill")
-			status, ok := state.Sys().(syscall.WaitStatus)
-			require.True(t, ok)
-			require.Equal(t, syscall.SIGKILL, status.Signal(), out)
-			died := time.Now()
-			tr.exactlyOnceUnlessDeleting()
-			require.Positive(t, tr.count(`SELECT count(*) FROM {s}.river_job WHERE state = 'running'`))
-
-			tr.finish(nil)
-			tr.archived(2)
-			require.Less(t, time.Since(died), childLease+10*time.Second)
-			require.EqualValues(t, 1, tr.count(`SELECT max(attempt) FROM {s}.river_job`), "dying is no error of the batch")
-			require.Positive(t, tr.count(`SELECT count(*) FROM {s}.river_job WHERE errors[1]->>'error' LIKE 'worker lost: %'`))
-		})
+		state, out := tr.child("ARCHIVER_FAILPOINTS=" + point + "=kill")
+		status, ok := state.Sys().(syscall.WaitStatus)
+		require.True(t, ok)
+		require.Equal(t, syscall.SIGKILL, status.Signal(), out)
+		tr.exactlyOnceUnlessDeleting()
+		require.Positive(t, tr.count(`SELECT count(*) FROM {s}.river_job WHERE state = 'running'`))
 	}
+	died := time.Now()
+	tr.finish(nil)
+	tr.archived(batches)
+	require.Less(t, time.Since(died), childLease+10*time.Second)
+	require.EqualValues(t, 1, tr.count(`SELECT max(attempt) FROM {s}.river_job`), "dying is no error of the batch")
+	require.GreaterOrEqual(t, tr.count(`SELECT count(*) FROM {s}.river_job, unnest(errors) e WHERE e->>'error' LIKE 'worker lost: %'`), int64(5))
+	require.Len(t, tr.bucket.Keys(t), 2*batches)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -85,6 +86,38 @@ func first(point string, do func(ctx context.Context) error) failpoint.Handler {
 // changing makes a handler that changes things at a point and goes on.
 func changing(point string, do func(ctx context.Context)) failpoint.Handler {
 	return first(point, func(ctx context.Context) error { do(ctx); return nil })
+}
+
+// each does something at the first hit of each of some points, whichever batch comes
+// to it.
+type each struct {
+	mu   sync.Mutex
+	left map[string]bool
+	do   func(ctx context.Context) error
+}
+
+func atEach(points []string, do func(ctx context.Context) error) *each {
+	e := &each{left: map[string]bool{}, do: do}
+	for _, p := range points {
+		e.left[p] = true
+	}
+	return e
+}
+
+func (e *each) handle(ctx context.Context, name string) error {
+	e.mu.Lock()
+	mine := e.left[name]
+	delete(e.left, name)
+	e.mu.Unlock()
+	if !mine {
+		return nil
+	}
+	return e.do(ctx)
+}
+
+func (e *each) allReached(t *testing.T) {
+	t.Helper()
+	require.Empty(t, e.left, "points that were not reached")
 }
 
 // interrupt runs a replica that fails at a point and takes no more jobs from then

@@ -6,8 +6,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/internal/testkit"
 )
 
 // literal is a value of a sample as SQL.
@@ -246,6 +250,38 @@ func TestTableShapes(t *testing.T) {
 	require.Zero(t, s.db.Int(t, `SELECT count(*) FROM added`))
 	require.Contains(t, columnOf(t, s.objects(t, "public", "made")[0], "twice"), `"generated":"s"`)
 	require.Contains(t, columnOf(t, s.objects(t, "public", "made")[0], "id"), `"identity":"a"`)
+}
+
+// TestOtherEncoding archives a table of a database that is not in UTF-8: the object is.
+func TestOtherEncoding(t *testing.T) {
+	t.Parallel()
+	const tables = `- {name: '"é"', delete_guard: content}`
+	s := newSite(t, tables)
+	control := s.db
+	name := control.Name + "_latin1"
+	control.Exec(t, "CREATE DATABASE "+name+" ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+	t.Cleanup(func() { control.Exec(t, "DROP DATABASE "+name+" WITH (FORCE)") })
+	s.db = &testkit.DB{DSN: control.Server.DSN(name), Name: name, Server: control.Server}
+	s.configure(t, tables)
+	var err error
+	s.src, err = source.Open(t.Context(), s.cfg.Databases[0], "test")
+	require.NoError(t, err)
+	t.Cleanup(s.src.Close)
+	conn := s.pinned(t)
+	_, err = conn.Exec(t.Context(), `CREATE TYPE public."ñ" AS ENUM ('ä', 'b'); CREATE TYPE public."ç" AS ("ü" text);
+		CREATE TABLE public."é" (id int, "ø" text, created_at timestamptz DEFAULT '2020-01-01', c char(3), v varchar(2), j json, b jsonb, e public."ñ", p public."ç", xs text[], h bytea, PRIMARY KEY ("ø"));
+		CREATE INDEX ON public."é" (created_at, "ø");
+		INSERT INTO public."é" SELECT i, 'ÿ' || i, '2020-01-01', 'é', 'ßü', '{"ä": "ö"}'::json, '"é"'::jsonb, 'ä'::public."ñ", '(Ü)'::public."ç", '{é,"[é]"}'::text[], '\xe9'::bytea FROM generate_series(1, 150) i`)
+	require.NoError(t, err)
+	before := accountOf(t, conn, `public."é"`, "true")
+	s.plan(t)
+	s.drain(t, oncePerBatch("delete:after-commit", 2))
+	objects := s.settled(t, conn, "public", "é", before)
+	require.Len(t, objects, 2)
+	for _, line := range linesOf(objects) {
+		require.True(t, utf8.ValidString(line))
+		require.Contains(t, line, `"c":"é  ","v":"ßü","j":{"ä": "ö"},"b":"é","e":"ä","p":{"ü":"Ü"},"xs":["é","[é]"],"h":"\\xe9"`)
+	}
 }
 
 // columnOf is what a manifest says of a column.
