@@ -143,11 +143,10 @@ func (a *app) manifest(ctx context.Context, key string) (layout.Manifest, error)
 // print streams the rows of an object to out in bounded memory, whatever it claims
 // to hold, and then compares it with what is expected, if that is known.
 func (a *app) print(ctx context.Context, key string, out io.Writer, want *expected) error {
-	compression, version := "", ""
+	compression, _ := encode.CompressionOf(key)
+	version := ""
 	if want != nil {
 		compression, version = want.compression, want.versionID
-	} else {
-		compression, _ = encode.CompressionOf(key)
 	}
 	body, _, err := a.store.Get(ctx, key, version)
 	if objstore.IsNotFound(err) && version != "" {

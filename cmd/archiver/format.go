@@ -122,7 +122,7 @@ func stampOf(t *time.Time) *string {
 
 func ago(t time.Time) string { return humanize.RelTime(t, time.Now(), "ago", "from now") }
 
-func bytesText(n int64) string { return humanize.IBytes(uint64(max(n, 0))) } //nolint:gosec // not negative
+func bytesText(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 // plural is "1 batch", "2,000 batches".
 func plural(n int64, one, many string) string {

@@ -275,7 +275,7 @@ func (a *app) rowsOf(ctx context.Context, key string, table config.Table) (_ str
 		return "", fmt.Errorf("it cannot be decoded: %v", err) //nolint:errorlint // see rowLines
 	}
 	defer decoded.Close() //nolint:errcheck // it only frees memory
-	left, err := a.sources[table.Database].AnyLeft(ctx, table, &rowLines{bufio.NewReaderSize(decoded, 1<<16)})
+	left, err := a.sources[table.Database].AnyLeft(ctx, table, &rowLines{in: bufio.NewReaderSize(decoded, 1<<16)})
 	if err != nil {
 		return "", err
 	}
@@ -285,20 +285,34 @@ func (a *app) rowsOf(ctx context.Context, key string, table config.Table) (_ str
 	return rowsAbsent, nil
 }
 
+// maxLineBytes bounds the memory that an object of unknown origin can take.
+const maxLineBytes = 256 << 20
+
 // rowLines implements source.RowReader.
-type rowLines struct{ *bufio.Reader }
+type rowLines struct {
+	in   *bufio.Reader
+	line []byte
+}
 
 // Next implements source.RowReader. The cause of a failure is not wrapped: the
 // early end of an object would pass for that of a connection.
 func (r *rowLines) Next() ([]byte, error) {
-	line, err := r.ReadBytes('\n')
-	switch {
-	case err == nil:
-		return line, nil
-	case errors.Is(err, io.EOF) && len(line) == 0:
-		return nil, io.EOF
-	case errors.Is(err, io.EOF):
-		return nil, errors.New("its last line has no end")
+	r.line = r.line[:0]
+	for {
+		part, err := r.in.ReadSlice('\n')
+		r.line = append(r.line, part...)
+		switch {
+		case err == nil:
+			return r.line, nil
+		case len(r.line) > maxLineBytes:
+			return nil, fmt.Errorf("it has a row of more than %d bytes", maxLineBytes)
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF) && len(r.line) == 0:
+			return nil, io.EOF
+		case errors.Is(err, io.EOF):
+			return nil, errors.New("its last line has no end")
+		default:
+			return nil, fmt.Errorf("it cannot be decoded: %v", err) //nolint:errorlint // see above
+		}
 	}
-	return nil, fmt.Errorf("it cannot be decoded: %v", err) //nolint:errorlint // see above
 }

@@ -77,6 +77,16 @@ unsigned standbyWritten : 2;
 #define SAME_TIMELINE(t) 1
 #endif
 
+/* What resolve looks at: read committed, each statement sees the table as it is. */
+#ifdef STALE_RESOLVE
+#define LOOK_NOW snap[me] = table /* repeatable read: the snapshot is older than the lock */
+#define SEEN snap[me]
+#else
+#define LOOK_NOW skip
+#define SEEN table
+#endif
+#define ALL_THERE (DIGEST(SEEN) == dig && SAME_TIMELINE(tl))
+
 #define KEYS(s) (((s) & 3) | (((s) & 4) -> key2 : 0) | (((s) & 8) -> key3 : 0))
 #define COUNT(s) (((s) & 1) + (((s) >> 1) & 1) + (((s) >> 2) & 1) + (((s) >> 3) & 1))
 
@@ -132,8 +142,12 @@ unsigned faults : 3 = FAULTS;
 unsigned twins : 3 = TWINS;
 bit live[2];
 #define LIVE(x) live[me] = x
+#define MAY_START (!live[1 - me] || twins > 0)
+#define START twins = (live[1 - me] -> twins - 1 : twins); live[me] = 1
 #else
 #define LIVE(x) skip
+#define MAY_START true
+#define START skip
 #endif
 bit readBack[2];          /* this attempt has read its object back whole */
 #ifdef CANCEL
@@ -289,9 +303,22 @@ end:
 
 /* ---- An attempt ---------------------------------------------------------- */
 
+/* The attempt is over: River may start another one. */
+inline stop() {
+	LIVE(0);
+	readBack[me] = 0;
+	obj = 0; dig = 0; tl = 0; begun = 0; mismatch = 0
+}
+
 /* Any step may be the attempt's last one: the process is killed, or the reply to
- * the step before was lost and the attempt ends with an error. */
-#define DIES :: atomic { faults > 0 -> faults--; goto dies }
+ * the step before was lost and the attempt ends with an error. What it had open on
+ * the server stays open there until the server notices. */
+inline die() {
+	faults--;
+	orphan[me] = (tx[me] != NONE);
+	stop()
+}
+#define DIES :: atomic { faults > 0 -> die(); goto idle }
 
 proctype worker(bit me) {
 	byte obj, dig, tl; /* the object that this attempt knows of; the spool before it is stored */
@@ -299,282 +326,276 @@ proctype worker(bit me) {
 	bit mismatch;
 
 end:
-	do
-	:: atomic { FINAL -> break }
-#ifdef TWINS
-	:: atomic { !FINAL && (!live[1 - me] || twins > 0) ->
-		if
-		:: live[1 - me] -> twins--
-		:: else
-		fi;
-#else
-	:: atomic { !FINAL ->
-#endif
-		/* claim: the attempt number goes up, all older attempts are stale. */
-		LIVE(1);
+idle:
+	if
+	:: atomic { FINAL -> goto done }
+	/* Ledger.Claim: the attempt number goes up, all older attempts are stale. */
+	:: atomic { !FINAL && MAY_START ->
+		START;
 		current = me;
 		obj = object;
 		dig = objectDigest;
 		tl = objectTimeline;
 		if
-		:: state == planned -> goto covered
-		:: state == verified -> goto covered
+		:: state == deleting -> goto resolve
 		:: else
 		fi
-	   };
-#ifdef NO_RESOLVE
-		goto record;
-#else
-		goto resolve;
-#endif
+	   }
+	fi;
 
 covered: /* Worker.covered: does today's configuration still want this? */
 #ifdef CANCEL
+	if
+	:: atomic { !uncovered -> skip }
+	:: atomic { uncovered ->
 		if
-		:: atomic { !uncovered -> skip }
-		:: atomic { uncovered && CAS(state == planned || state == verified) ->
-			state = cancelled; object = 0; check(); goto ended }
-		:: atomic { uncovered && !CAS(state == planned || state == verified) -> goto ended }
-		DIES
+		:: CAS(state == planned || state == verified) -> state = cancelled; object = 0; check()
+		:: else
 		fi;
+		stop(); goto idle
+	   }
+	DIES
+	fi;
 #endif
+	atomic {
 		if
-		:: atomic { obj == 0 -> skip }
-		:: atomic { obj != 0 && !readBack[me] -> goto readback }
-		:: atomic { obj != 0 && readBack[me] -> goto guarded_delete }
-		fi;
+		:: obj == 0 -> goto extract
+		:: obj != 0 && !readBack[me] -> goto readback
+		:: obj != 0 && readBack[me] -> goto guarded_delete
+		fi
+	};
 
 extract: /* Worker.extract: one snapshot into the spool */
+	if
+	:: atomic { true ->
+		obj = table;
 		if
-		:: atomic { true -> obj = table; dig = DIGEST(obj); tl = TIMELINE }
+		:: obj == 0 -> goto none_left
+		:: else -> dig = DIGEST(obj); tl = TIMELINE
+		fi
+	   }
 #ifdef FAILOVER
-		:: atomic { standbyTable != 0 && !mismatch -> obj = standbyTable; dig = DIGEST(obj); tl = TIMELINE }
+	:: atomic { standbyTable != 0 && !mismatch -> obj = standbyTable; dig = DIGEST(obj); tl = TIMELINE }
 #endif
-		DIES
-		fi;
-		if
-		:: atomic { obj != 0 -> skip }
-		:: atomic { obj == 0 && CAS(state == planned) -> state = emptied; object = 0; check(); goto ended }
-		:: atomic { obj == 0 && !CAS(state == planned) -> goto ended }
-		DIES
-		fi;
+	DIES
+	fi;
 
-		if /* Worker.upload */
-		:: atomic { true -> PUT(obj); check() }
-		DIES
-		fi;
+	if /* Worker.upload */
+	:: atomic { true -> PUT(obj); check() }
+	DIES
+	fi;
 
-		if /* Worker.verify: read it back ... */
+	if /* Worker.verify: read it back ... */
 #ifdef NO_VERIFY
-		:: atomic { true -> skip }
+	:: atomic { true -> skip }
 #else
-		:: atomic { WHOLE(obj) -> readBack[me] = 1 }
-		:: atomic { !WHOLE(obj) -> goto ended }
+	:: atomic { WHOLE(obj) -> readBack[me] = 1 }
+	:: atomic { !WHOLE(obj) -> stop(); goto idle }
 #endif
-		DIES
+	DIES
+	fi;
+	if /* ... and record it */
+	:: atomic { CAS(state == planned) ->
+		state = verified; object = obj; objectDigest = dig; objectTimeline = tl; check(); goto guarded_delete }
+	:: atomic { !CAS(state == planned) -> stop(); goto idle }
+	DIES
+	fi;
+
+none_left: /* Worker.recordEmpty */
+	if
+	:: atomic { true ->
+		if
+		:: CAS(state == planned) -> state = emptied; object = 0; check()
+		:: else
 		fi;
-		if /* ... and record it */
-		:: atomic { CAS(state == planned) ->
-			state = verified; object = obj; objectDigest = dig; objectTimeline = tl; check() }
-		:: atomic { !CAS(state == planned) -> goto ended }
-		DIES
-		fi;
-		goto guarded_delete;
+		stop(); goto idle
+	   }
+	DIES
+	fi;
 
 readback: /* Worker.readBack: somebody else verified it, maybe hours ago */
-		if
+	if
 #if defined(NO_READBACK) || defined(NO_VERIFY)
-		:: atomic { true -> skip }
+	:: atomic { true -> skip }
 #else
-		:: atomic { WHOLE(obj) -> readBack[me] = 1 }
-		:: atomic { !WHOLE(obj) -> goto again }
+	:: atomic { WHOLE(obj) -> readBack[me] = 1 }
+	:: atomic { !WHOLE(obj) -> goto again }
 #endif
-		DIES
-		fi;
+	DIES
+	fi;
 
 guarded_delete: /* source.DB.Delete */
 #ifdef MANIFEST_FIRST
-		if
-		:: atomic { true -> manifests = manifests | NAME(obj); check() }
-		DIES
-		fi;
+	if
+	:: atomic { true -> manifests = manifests | NAME(obj); check() }
+	DIES
+	fi;
 #endif
-		atomic { tx[me] == NONE -> tx[me] = OPEN; snap[me] = table };
-		if /* pg_try_advisory_xact_lock; the snapshot is older than the lock */
-		:: atomic { tx[me] == DEAD -> goto not_deleted }
+	atomic { tx[me] == NONE -> tx[me] = OPEN; snap[me] = table };
+	if /* pg_try_advisory_xact_lock; the snapshot is older than the lock */
+	:: atomic { tx[me] == DEAD -> end_tx(me, NONE); goto not_deleted }
 #ifdef NO_LOCK
-		:: atomic { tx[me] != DEAD -> skip }
+	:: atomic { tx[me] != DEAD -> skip }
 #else
-		:: atomic { tx[me] != DEAD && lock == 0 -> lock = me + 1 }
-		:: atomic { tx[me] != DEAD && lock != 0 -> end_tx(me, NONE); goto twin_at_work }
+	:: atomic { tx[me] != DEAD && lock == 0 -> lock = me + 1 }
+	:: atomic { tx[me] != DEAD && lock != 0 -> end_tx(me, NONE); stop(); goto twin_at_work }
 #endif
-		DIES
-		fi;
-		if /* Ledger.StartDelete, the fence */
-		:: atomic { CAS(state == verified || state == deleting) -> state = deleting; begun = 1; check() }
-		:: atomic { !CAS(state == verified || state == deleting) -> end_tx(me, NONE); goto ended }
-		DIES
-		fi;
-		if /* the timeline; then lock the rows, skipping what others hold, and count them */
-		:: atomic { tx[me] == DEAD -> goto not_deleted }
-		:: atomic { tx[me] != DEAD && !SAME_TIMELINE(tl) -> end_tx(me, NONE); goto again }
-		:: atomic { tx[me] != DEAD && SAME_TIMELINE(tl) ->
-			if
-			:: (snap[me] & ~table) -> /* 40001: a row of the snapshot was changed since */
-				end_tx(me, NONE); goto changed
+	DIES
+	fi;
+	if /* Ledger.StartDelete, the fence */
+	:: atomic { CAS(state == verified || state == deleting) -> state = deleting; begun = 1; check() }
+	:: atomic { !CAS(state == verified || state == deleting) -> end_tx(me, NONE); stop(); goto idle }
+	DIES
+	fi;
+	if /* the timeline; then lock the rows, skipping what others hold, and count them */
+	:: atomic { tx[me] == DEAD -> end_tx(me, NONE); goto not_deleted }
+	:: atomic { tx[me] != DEAD && !SAME_TIMELINE(tl) -> end_tx(me, NONE); goto again }
+	:: atomic { tx[me] != DEAD && SAME_TIMELINE(tl) ->
+		if
+		:: (snap[me] & ~table) -> /* 40001: a row of the snapshot was changed since */
+			end_tx(me, NONE); mismatch = 1; goto again
 #ifndef NO_DIGEST
-			:: !(snap[me] & ~table) && COUNT(snap[me] & ~mutLock) != COUNT(obj) && DIGEST(snap[me]) == dig ->
-				end_tx(me, NONE); goto rows_locked
-			:: !(snap[me] & ~table) && COUNT(snap[me] & ~mutLock) != COUNT(obj) && DIGEST(snap[me]) != dig ->
-				end_tx(me, NONE); goto changed
-#endif
-			:: else ->
-				if
-				:: (snap[me] & mutLock) -> goto not_deleted /* the DELETE waits for a row until lock_timeout */
-				:: else -> tx[me] = ROWS
-				fi
+		:: !(snap[me] & ~table) && COUNT(snap[me] & ~mutLock) != COUNT(obj) ->
+			if
+			:: DIGEST(snap[me]) == dig -> end_tx(me, NONE); goto rows_locked
+			:: else -> end_tx(me, NONE); mismatch = 1; goto again
 			fi
-		   }
-		:: atomic { faults > 0 && tx[me] != DEAD -> faults--; orphan[me] = 1; goto not_deleted } /* the connection breaks */
-		DIES
-		fi;
-		if /* DELETE ... RETURNING: the digest of what is gone, then COMMIT or ROLLBACK */
-		:: atomic { tx[me] == DEAD -> goto not_deleted }
-#ifdef NO_DIGEST
-		:: atomic { tx[me] == ROWS -> tx[me] = SENT }
-#else
-		:: atomic { tx[me] == ROWS && DIGEST(snap[me]) == dig -> tx[me] = SENT }
-		:: atomic { tx[me] == ROWS && DIGEST(snap[me]) != dig -> end_tx(me, NONE); goto changed }
 #endif
-		:: atomic { faults > 0 && tx[me] != DEAD -> faults--; orphan[me] = 1; goto not_deleted }
-		DIES
-		fi;
-		if /* the answer to COMMIT */
-		:: atomic { tx[me] == COMMITTED -> tx[me] = NONE; goto record }
-		:: atomic { tx[me] == DEAD -> tx[me] = NONE; goto ended } /* CommitUnknownError */
-		DIES
-		fi;
+		:: else ->
+			if
+			:: (snap[me] & mutLock) -> end_tx(me, NONE); goto not_deleted /* lock_timeout of the DELETE */
+			:: else -> tx[me] = ROWS
+			fi
+		fi
+	   }
+	:: atomic { faults > 0 && tx[me] != DEAD -> faults--; orphan[me] = 1; goto not_deleted } /* the connection breaks */
+	DIES
+	fi;
+	if /* DELETE ... RETURNING: the digest of what is gone, then COMMIT or ROLLBACK */
+	:: atomic { tx[me] == DEAD -> end_tx(me, NONE); goto not_deleted }
+#ifdef NO_DIGEST
+	:: atomic { tx[me] == ROWS -> tx[me] = SENT }
+#else
+	:: atomic { tx[me] == ROWS && DIGEST(snap[me]) == dig -> tx[me] = SENT }
+	:: atomic { tx[me] == ROWS && DIGEST(snap[me]) != dig -> end_tx(me, NONE); mismatch = 1; goto again }
+#endif
+	:: atomic { faults > 0 && tx[me] != DEAD -> faults--; orphan[me] = 1; goto not_deleted }
+	DIES
+	fi;
+	if /* the answer to COMMIT */
+	:: atomic { tx[me] == COMMITTED -> tx[me] = NONE; goto record }
+	:: atomic { tx[me] == DEAD -> tx[me] = NONE; stop(); goto idle } /* CommitUnknownError */
+	DIES
+	fi;
 
 not_deleted: /* Worker.notDeleted: COMMIT was never sent, so the server rolls back, now or later */
-		atomic {
-			if
-			:: tx[me] != NONE && !orphan[me] -> end_tx(me, NONE)
-			:: else
-			fi
-		};
+	if
+	:: atomic { true ->
 		if
-		:: atomic { begun && CAS(state == deleting) -> state = verified; check(); goto ended }
-		:: atomic { !(begun && CAS(state == deleting)) -> goto ended }
-		DIES
+		:: begun && CAS(state == deleting) -> state = verified; check()
+		:: else
 		fi;
+		stop(); goto idle
+	   }
+	DIES
+	fi;
 
-rows_locked: /* RowsLocked: as not_deleted, and the next try waits for the other session */
+rows_locked: /* the same, and the next try waits for the other session */
+	if
+	:: atomic { true ->
 		if
-		:: atomic { CAS(state == deleting) -> state = verified; check() }
-		:: atomic { !CAS(state == deleting) -> goto ended }
-		DIES
+		:: CAS(state == deleting) -> state = verified; check()
+		:: else
 		fi;
-		atomic { LIVE(0); readBack[me] = 0 };
-		atomic { mutLock == 0 -> goto ended };
+		stop()
+	   }
+	DIES
+	fi;
+	atomic { mutLock == 0 -> goto idle };
 
 twin_at_work: /* TwinAtWork, TwinDeciding: snooze */
-		atomic { LIVE(0); readBack[me] = 0 };
-		atomic { lock == 0 || FINAL -> goto ended };
+	atomic { lock == 0 || FINAL -> goto idle };
 
-changed: /* RowsChanged */
-		mismatch = 1;
 again: /* Ledger.ExtractAgain(discarded): nothing was deleted, the object is waste */
-		if
-		:: atomic { CAS(state == verified || state == deleting) ->
-			state = planned; object = 0; obj = 0; readBack[me] = 0; begun = 0; check(); goto extract }
-		:: atomic { !CAS(state == verified || state == deleting) -> goto ended }
-		DIES
-		fi;
+	if
+	:: atomic { CAS(state == verified || state == deleting) ->
+		state = planned; object = 0; obj = 0; readBack[me] = 0; begun = 0; check(); goto extract }
+	:: atomic { !CAS(state == verified || state == deleting) -> stop(); goto idle }
+	DIES
+	fi;
 
 resolve: /* Worker.resolve: the object is read back first; then source.DB.Resolve */
-		if
-		:: atomic { WHOLE(obj) -> skip }
-		:: atomic { !WHOLE(obj) -> goto ended }
-		DIES
-		fi;
-		atomic { tx[me] == NONE -> tx[me] = OPEN; snap[me] = table };
-		if
-		:: atomic { tx[me] == DEAD -> tx[me] = NONE; goto ended }
+#ifdef NO_RESOLVE
+	goto record;
+#endif
+	if
+	:: atomic { WHOLE(obj) && tx[me] == NONE -> tx[me] = OPEN; LOOK_NOW }
+	:: atomic { !WHOLE(obj) -> stop(); goto idle }
+	DIES
+	fi;
+	if
+	:: atomic { tx[me] == DEAD -> end_tx(me, NONE); stop(); goto idle }
 #ifdef NO_LOCK
-		:: atomic { tx[me] != DEAD -> skip }
+	:: atomic { tx[me] != DEAD -> skip }
 #else
-		:: atomic { tx[me] != DEAD && lock == 0 -> lock = me + 1 }
-		:: atomic { tx[me] != DEAD && lock != 0 -> end_tx(me, NONE); goto twin_at_work }
+	:: atomic { tx[me] != DEAD && lock == 0 -> lock = me + 1 }
+	:: atomic { tx[me] != DEAD && lock != 0 -> end_tx(me, NONE); stop(); goto twin_at_work }
 #endif
-		DIES
-		fi;
+	DIES
+	fi;
 #ifndef NO_RESOLVE_FENCE
-		if /* the fence again: an attempt that was overtaken must not decide about an object that was replaced */
-		:: atomic { CAS(state == deleting) -> skip }
-		:: atomic { !CAS(state == deleting) -> end_tx(me, NONE); goto ended }
-		DIES
-		fi;
+	if /* Ledger.StartDelete: an attempt that was overtaken may not decide */
+	:: atomic { CAS(state == deleting) -> skip }
+	:: atomic { !CAS(state == deleting) -> end_tx(me, NONE); stop(); goto idle }
+	DIES
+	fi;
 #endif
-#ifdef STALE_RESOLVE
-#define SEEN snap[me] /* repeatable read: what was seen before the lock was held */
-#else
-#define SEEN table    /* read committed */
-#endif
-#define ALL_THERE (DIGEST(SEEN) == dig && SAME_TIMELINE(tl))
-		if
-		:: atomic { tx[me] == DEAD -> tx[me] = NONE; goto ended }
-		:: atomic { tx[me] != DEAD && ALL_THERE -> end_tx(me, NONE); goto still_there }
-		:: atomic { tx[me] != DEAD && !ALL_THERE -> skip }
-		DIES
-		fi;
-		if /* look the object's keys up */
-		:: atomic { tx[me] == DEAD -> tx[me] = NONE; goto ended }
-		:: atomic { tx[me] != DEAD && (KEYS(SEEN) & KEYS(obj)) -> end_tx(me, NONE); goto partly_gone }
-		:: atomic { tx[me] != DEAD && !(KEYS(SEEN) & KEYS(obj)) -> end_tx(me, NONE); goto record }
-		DIES
-		fi;
+	if /* is all still there? */
+	:: atomic { tx[me] == DEAD -> end_tx(me, NONE); stop(); goto idle }
+	:: atomic { tx[me] != DEAD && ALL_THERE -> end_tx(me, NONE); goto still_there }
+	:: atomic { tx[me] != DEAD && !ALL_THERE -> skip }
+	DIES
+	fi;
+	if /* look the object's keys up */
+	:: atomic { tx[me] == DEAD -> end_tx(me, NONE); stop(); goto idle }
+	:: atomic { tx[me] != DEAD && (KEYS(SEEN) & KEYS(obj)) -> end_tx(me, NONE); goto partly_gone }
+	:: atomic { tx[me] != DEAD && !(KEYS(SEEN) & KEYS(obj)) -> end_tx(me, NONE); goto record }
+	DIES
+	fi;
 
 still_there: /* Ledger.NotDeleted */
-		if
-		:: atomic { CAS(state == deleting) -> state = verified; readBack[me] = 1; check(); goto covered }
-		:: atomic { !CAS(state == deleting) -> goto ended }
-		DIES
-		fi;
+	if
+	:: atomic { CAS(state == deleting) -> state = verified; readBack[me] = 1; check(); goto covered }
+	:: atomic { !CAS(state == deleting) -> stop(); goto idle }
+	DIES
+	fi;
 
 partly_gone: /* Ledger.ExtractAgain(superseded) */
-		if
-		:: atomic { CAS(state == verified || state == deleting) ->
-			superseded = superseded | NAME(obj);
-			state = planned; object = 0; obj = 0; check(); goto covered }
-		:: atomic { !CAS(state == verified || state == deleting) -> goto ended }
-		DIES
-		fi;
+	if
+	:: atomic { CAS(state == verified || state == deleting) ->
+		superseded = superseded | NAME(obj);
+		state = planned; object = 0; obj = 0; check(); goto covered }
+	:: atomic { !CAS(state == verified || state == deleting) -> stop(); goto idle }
+	DIES
+	fi;
 
 record: /* Worker.record: the manifest ... */
+	if
+	:: atomic { true -> manifests = manifests | NAME(obj); check() }
+	DIES
+	fi;
+	if /* ... and Ledger.Archived */
+	:: atomic { true ->
 		if
-		:: atomic { true -> manifests = manifests | NAME(obj); check() }
-		DIES
+		:: CAS(state == deleting) -> state = archived; check()
+		:: else
 		fi;
-		if /* ... and Ledger.Archived */
-		:: atomic { CAS(state == deleting) -> state = archived; check(); goto ended }
-		:: atomic { !CAS(state == deleting) -> goto ended }
-		DIES
-		fi;
+		stop(); goto idle
+	   }
+	DIES
+	fi;
 
-dies:
-		atomic {
-			if
-			:: tx[me] != NONE -> orphan[me] = 1
-			:: else
-			fi
-		};
-ended:
-		atomic {
-			LIVE(0);
-			readBack[me] = 0;
-			obj = 0; dig = 0; tl = 0; begun = 0; mismatch = 0
-		}
-	od
+done:	skip
 }
 
 /* ---- Storage, operators, failovers --------------------------------------- */

@@ -34,21 +34,23 @@ func Backlogs(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]*Backlog, err
 	if err != nil {
 		return nil, fmt.Errorf("count open batches: %w", err)
 	}
+	groups, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (g group, err error) {
+		err = row.Scan(&g.database, &g.schema, &g.table, &g.stage, &g.state, &g.batches, &g.rows)
+		return g, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count open batches: %w", err)
+	}
 	var out []*Backlog
-	var g group
-	_, err = pgx.ForEachRow(rows, []any{&g.database, &g.schema, &g.table, &g.stage, &g.state, &g.batches, &g.rows}, func() error {
+	for _, g := range groups {
 		b := find(out, g.database, g.schema, g.table)
 		if b == nil {
 			b = &Backlog{Database: g.database, Schema: g.schema, Table: g.table}
 			out = append(out, b)
 		}
 		b.add(g)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("count open batches: %w", err)
 	}
-	return out, reasons(ctx, l, tx, out)
+	return out, addReasons(ctx, l, tx, out)
 }
 
 // group is a number of batches of one table that stand alike.
@@ -92,7 +94,7 @@ func (b *Backlog) add(g group) {
 	}
 }
 
-func reasons(ctx context.Context, l *ledger.Ledger, tx pgx.Tx, backlogs []*Backlog) error {
+func addReasons(ctx context.Context, l *ledger.Ledger, tx pgx.Tx, backlogs []*Backlog) error {
 	rows, err := tx.Query(ctx, l.SQL(`
 		SELECT DISTINCT ON (b.table_id) t.database, t.schema, t.name,
 		       coalesce(b.waiting_for, CASE WHEN b.failed THEN 'failed: ' ELSE 'last error: ' END || b.last_error)
@@ -102,15 +104,17 @@ func reasons(ctx context.Context, l *ledger.Ledger, tx pgx.Tx, backlogs []*Backl
 	if err != nil {
 		return fmt.Errorf("read what batches wait for: %w", err)
 	}
-	var database, schema, table, reason string
-	_, err = pgx.ForEachRow(rows, []any{&database, &schema, &table, &reason}, func() error {
-		if b := find(backlogs, database, schema, table); b != nil {
-			b.Reason = reason
-		}
-		return nil
+	newest, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r [4]string, err error) {
+		err = row.Scan(&r[0], &r[1], &r[2], &r[3])
+		return r, err
 	})
 	if err != nil {
 		return fmt.Errorf("read what batches wait for: %w", err)
+	}
+	for _, r := range newest {
+		if b := find(backlogs, r[0], r[1], r[2]); b != nil {
+			b.Reason = r[3]
+		}
 	}
 	return nil
 }

@@ -113,11 +113,16 @@ func CountJobs(ctx context.Context, l *ledger.Ledger, f ledger.Filter) (map[JobS
 	if err != nil {
 		return nil, fmt.Errorf("count batches: %w", err)
 	}
-	out := map[JobState]int64{}
-	var state JobState
-	var n int64
-	if _, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error { out[state] = n; return nil }); err != nil {
+	counts, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+		State JobState
+		N     int64
+	}])
+	if err != nil {
 		return nil, fmt.Errorf("count batches: %w", err)
+	}
+	out := make(map[JobState]int64, len(counts))
+	for _, c := range counts {
+		out[c.State] = c.N
 	}
 	return out, nil
 }

@@ -144,15 +144,20 @@ func (l *Ledger) KeyRecords(ctx context.Context, keys []string) (map[string]KeyR
 	if err != nil {
 		return nil, fmt.Errorf("look object keys up in the ledger: %w", err)
 	}
-	out := make(map[string]KeyRecord, len(keys))
-	var key string
-	var r KeyRecord
-	_, err = pgx.ForEachRow(rows, []any{&key, &r.State, &r.BatchID, &r.CommittedKey}, func() error {
-		out[key] = r
-		return nil
+	type keyed struct {
+		Key string
+		KeyRecord
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (k keyed, err error) {
+		err = row.Scan(&k.Key, &k.State, &k.BatchID, &k.CommittedKey)
+		return k, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("look object keys up in the ledger: %w", err)
+	}
+	out := make(map[string]KeyRecord, len(found))
+	for _, k := range found {
+		out[k.Key] = k.KeyRecord
 	}
 	return out, nil
 }

@@ -117,7 +117,7 @@ WITH RECURSIVE base(attnum, typ) AS (
 	) k GROUP BY i.attnum
 )
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity::text, a.attgenerated::text,
-       has_column_privilege(a.attrelid, a.attnum, 'SELECT'),
+       coalesce(has_column_privilege(a.attrelid, a.attnum, 'SELECT'), true), -- null: dropped since the snapshot
        coalesce((SELECT format(' COLLATE %I.%I', n.nspname, l.collname) FROM pg_collation l JOIN pg_namespace n ON n.oid = l.collnamespace WHERE l.oid = a.attcollation), ''),
        y.oid, y.typtype::text,
        y.typelem <> 0 AND y.typsubscript = 'array_subscript_handler'::regproc,

@@ -95,7 +95,7 @@ func (d *DB) Delete(ctx context.Context, r DeleteRequest) (DeleteResult, error) 
 		return err
 	})
 	if err != nil {
-		return res, fmt.Errorf("delete %s %s: %w", r.Table, r.Range, err)
+		return res, fmt.Errorf("delete the rows: %w", err)
 	}
 	return res, nil
 }

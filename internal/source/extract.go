@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/digest"
 	"github.com/audit-table-archiver/archiver/internal/failpoint"
@@ -54,6 +56,9 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 	// A sequential scan and a sort would read the whole table for one batch.
 	settings := "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
 	err := d.inTx(ctx, readOnly, settings, func(t *tx) error {
+		if err := t.lockDefinition(ctx, r.Table); err != nil {
+			return err
+		}
 		table, err := t.describe(ctx, r.Table)
 		if err != nil {
 			return err
@@ -88,9 +93,21 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read %s %s: %w", r.Table, r.Range, err)
+		return nil, fmt.Errorf("read the rows: %w", err)
 	}
 	return &out, nil
+}
+
+// lockDefinition keeps the columns as they are until the end of the transaction. It
+// comes before the snapshot: a snapshot that is older than an ALTER TABLE which
+// rewrites the table finds that table empty, and COPY would look for columns that
+// are no longer there. It is the lock that COPY takes too, and a standby grants it.
+func (t *tx) lockDefinition(ctx context.Context, c config.Table) error {
+	name := pgx.Identifier{c.Schema, c.Name}.Sanitize()
+	if _, err := t.conn.Exec(ctx, "LOCK TABLE ONLY "+name+" IN ACCESS SHARE MODE", pgx.QueryExecModeSimpleProtocol); err != nil {
+		return fmt.Errorf("lock the table's definition: %w", err)
+	}
+	return nil
 }
 
 // copySQL is the statement whose output package encode reads.
@@ -165,7 +182,7 @@ func (d *DB) Middle(ctx context.Context, c config.Table, r keyrange.Range) (key 
 		return err
 	})
 	if err != nil {
-		return nil, 0, 0, fmt.Errorf("bisect %s %s: %w", c, r, err)
+		return nil, 0, 0, fmt.Errorf("bisect the batch: %w", err)
 	}
 	return key, below, above, nil
 }

@@ -93,7 +93,7 @@ func (d *DB) Resolve(ctx context.Context, r DeleteRequest, rows RowReader) (Fate
 		return nil
 	})
 	if err != nil {
-		return fate, "", fmt.Errorf("find out whether %s %s was deleted: %w", r.Table, r.Range, err)
+		return fate, "", fmt.Errorf("find out whether the rows were deleted: %w", err)
 	}
 	return fate, lsn, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,26 +19,35 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/layout"
 )
 
-// hostileNames are names that SQL, JSON, a format string, a path or our own
-// statements could take for something else. Some differ only in what an escape
-// might lose.
+// hostileNames are names that SQL, JSON, a format string or a path could take for
+// something else. Some differ only in what an escape might lose.
 var hostileNames = []string{
 	`quo"te`, `"`, `""`, `'`, `'; DROP TABLE x; --`, `do.t`, `.`, `..`, `sp ace`, ` `, ` lead`, `trail `, `ünï 😀`, `back\slash`, `\`, `per%cent %s %d %`, "new\nline", "tab\t",
-	`$1`, `$$`, `{s}`, `{}`, `a/b`, `a%2Fb`, `a%2fb`, `/`, `*`, `;`, `--`, `/*`, `\u0041`, `null`, `true`, `select`, `user`, `Table`, `table`, `TABLE`, `1st`, `_`, `-`, `year=2024`,
-	`t`, `k`, `n`, `s`, `p`, `e`, `v`, `l`, `u`, `x`, `b`, `i`, `k0`, `k1`, `id`, `Ctid`, `ctid `, ` xmin`, `TABLEOID`, `tableoid `, `count`, `only`, `ts`,
-	strings.Repeat("x", 63), strings.Repeat("x", 62) + "y", strings.Repeat("€", 21), "\u2028", "\u00a0", "é", "e\u0301",
+	`$1`, `$$`, `${X}`, `{s}`, `a/b`, `a%2Fb`, `a%2fb`, `/`, `*`, `;`, `--`, `/*`, `\u0041`, `null`, `select`, `Table`, `table`, `TABLE`, `1st`, `year=2024`,
+	strings.Repeat("x", 63), strings.Repeat("x", 62) + "y", strings.Repeat("€", 21), "\u2028", "é", "e\u0301",
 }
 
-// TestHostileNames archives one table for each name, which stands for a schema, a
-// table, a timestamp column, a key column and a plain column. Each delete's answer is
-// lost once, so that the rows are looked up by their key as well.
+// aliases are names that our own statements give to something, or that the server
+// almost has for a column of its own.
+var aliases = []string{
+	`t`, `k`, `n`, `s`, `p`, `e`, `v`, `l`, `u`, `c`, `b`, `i`, `r`, `k0`, `k1`, `Ctid`, `ctid `, ` xmin`, `TABLEOID`, `tableoid `, `count`, `only`, `user`, `true`, "\u00a0", `{}`, `_`, `-`,
+}
+
+// TestHostileNames archives a table for each hostile name, which stands for a schema
+// and a table once, and like the aliases for a timestamp or key column, and in each
+// table for some column. Each delete's answer is lost once, so that the rows are looked
+// up by their key as well.
 func TestHostileNames(t *testing.T) {
 	t.Parallel()
+	columns := slices.Concat(hostileNames, aliases)
+	require.LessOrEqual(t, len(columns), 2*len(hostileNames), "each name is to be a timestamp or key column once")
 	name := func(i int) string { return hostileNames[i%len(hostileNames)] }
+	ts := func(i int) string { return columns[2*i%len(columns)] }
+	key := func(i int) string { return columns[(2*i+1)%len(columns)] }
 	var yaml strings.Builder
 	for i := range hostileNames {
 		settings, err := json.Marshal(map[string]any{ // JSON is YAML too
-			"name": strings.ReplaceAll(quoted(name(i), name(i+1)), "${", "$${"), "timestamp_column": pgx.Identifier{name(i + 2)}.Sanitize(),
+			"name": strings.ReplaceAll(quoted(name(i), name(i+1)), "${", "$${"), "timestamp_column": strings.ReplaceAll(pgx.Identifier{ts(i)}.Sanitize(), "${", "$${"),
 			"delete_guard": []string{"identity", "content"}[i%2],
 		})
 		require.NoError(t, err)
@@ -48,12 +58,11 @@ func TestHostileNames(t *testing.T) {
 	before := make([]account, len(hostileNames))
 	var setup strings.Builder
 	for i := range hostileNames {
-		setup.WriteString(createHostile(name(i), name(i+1), name(i+2), name(i+3)))
+		setup.WriteString(createHostile(name(i), name(i+1), ts(i), key(i), columns))
 	}
 	s.db.Exec(t, setup.String())
 	for i := range hostileNames {
-		ts := pgx.Identifier{name(i + 2)}.Sanitize()
-		before[i] = accountOf(t, conn, quoted(name(i), name(i+1)), "r."+ts+" < '2021-01-01'")
+		before[i] = accountOf(t, conn, quoted(name(i), name(i+1)), "r."+pgx.Identifier{ts(i)}.Sanitize()+" < '2021-01-01'")
 		require.Len(t, before[i].due, 3)
 		require.Len(t, before[i].kept, 1)
 	}
@@ -70,23 +79,23 @@ func TestHostileNames(t *testing.T) {
 		require.Empty(t, folders[folder], "two tables share a folder")
 		require.Equal(t, 4, strings.Count(folder, "/")+1, folder)
 		folders[folder] = name(i)
-		var columns []string
+		var archived []string
 		for _, c := range objects[0].manifest.Columns {
-			columns = append(columns, c.Name)
+			archived = append(archived, c.Name)
 		}
-		require.ElementsMatch(t, hostileNames, columns)
-		require.Equal(t, []string{name(i + 2), name(i + 3)}, objects[0].manifest.KeyColumns)
+		require.Equal(t, columns, archived)
+		require.Equal(t, []string{ts(i), key(i)}, objects[0].manifest.KeyColumns)
 	}
 	require.Equal(t, map[string]int64{"archived": int64(len(hostileNames))}, s.states(t))
 }
 
 // createHostile makes a table with a column of every hostile name, of types whose
 // values are read by different expressions, and puts four rows into it.
-func createHostile(schema, table, ts, key string) string {
+func createHostile(schema, table, ts, key string, all []string) string {
 	types := []string{"text", "int[]", "json[]", "jsonb", `comp`, "timestamp"}
 	values := []string{"'a'", "'{1,NULL}'", `'{"null",1}'`, "'{}'", "'(1,\"[0:1]={1,2}\")'", "'2020-01-01'"}
 	var columns, names, row []string
-	for j, n := range hostileNames {
+	for j, n := range all {
 		q := pgx.Identifier{n}.Sanitize()
 		typ, value := types[j%len(types)], values[j%len(types)]
 		if typ == "comp" {

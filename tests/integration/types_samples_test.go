@@ -88,7 +88,7 @@ var builtin = []sample{
 	{"varchar(20)", []string{"", "trailing  ", "123456789 123456789 "}},
 	{"char(5)", []string{"", "a", "a\t", "12345", "é"}},
 	{"bpchar", []string{"", "no length  "}},
-	{`"char"`, []string{"", "a", `"`, `\`, "\n"}},
+	{`"char"`, []string{"", "a", `"`, `\`, "\n", `\310`}},
 	{"name", []string{"", "a name", `"x"`, "sql:repeat('n', 63)"}},
 	{"bytea", []string{"", `\x00ff5c22`, "sql:decode(repeat('00', 3000), 'hex')"}},
 	{"date", []string{"4714-11-24 BC", "0044-03-15 BC", "0001-12-31 BC", "0001-01-01", "9999-12-31", "10000-01-01", "5874897-12-31", "infinity", "-infinity", "2024-02-29"}},
