@@ -142,7 +142,7 @@ func (w *Worker) cancelled(ctx context.Context, a *attempt, err error) error {
 	cancelErr := pgx.BeginFunc(ctx, w.Ledger.Pool, func(tx pgx.Tx) error {
 		return w.Ledger.CancelAttempt(ctx, tx, a.batch, "cancelled by an operator")
 	})
-	if cancelErr != nil {
+	if cancelErr != nil && !errors.Is(cancelErr, ledger.ErrStale) { // stale: whoever cancelled has recorded it
 		a.log.Warn("the cancellation was not recorded", zap.Error(cancelErr))
 	}
 	return river.JobCancel(fmt.Errorf("cancelled by an operator; nothing was deleted: %w", err))

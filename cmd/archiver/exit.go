@@ -81,7 +81,7 @@ func exitCode(ctx context.Context, err error) int {
 		version     *source.VersionError
 		connect     *pgconn.ConnectError
 		store       *objstore.Error
-		network     net.Error
+		network     *net.OpError // not net.Error: a full disk's syscall.Errno is one too
 		noServer    *localserver.NotFoundError
 	)
 	switch {

@@ -90,8 +90,10 @@ func TestDatabaseAddresses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ keys, primary, replica, problem string }{
 		{"host: h", "postgres://h:5432/orders", "", ""},
-		{"{host: 10.0.0.1, port: 5433, dbname: 'D b', user: 'u@x', password: 'p/:@?#%', sslmode: require}",
-			"postgres://u%40x:p%2F%3A%40%3F%23%25@10.0.0.1:5433/D%20b?sslmode=require", "", ""},
+		{
+			"{host: 10.0.0.1, port: 5433, dbname: 'D b', user: 'u@x', password: 'p/:@?#%', sslmode: require}",
+			"postgres://u%40x:p%2F%3A%40%3F%23%25@10.0.0.1:5433/D%20b?sslmode=require", "", "",
+		},
 		{"host: '::1'", "postgres://[::1]:5432/orders", "", ""},
 		{"host: /var/run/postgresql", "postgres:///orders?host=%2Fvar%2Frun%2Fpostgresql&port=5432", "", ""},
 		{"{host: h, user: u, password: p, port: 6000, read_replica: r}", "postgres://u:p@h:6000/orders", "postgres://u:p@r:6000/orders", ""},

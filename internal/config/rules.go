@@ -129,7 +129,7 @@ func checkThrottle(r *report, at string, t throttleSection) {
 
 // checkZone wants a zone that means the same on every machine: Local does not.
 func checkZone(r *report, path, zone string) {
-	if _, err := loadZone(zone); err != nil {
+	if err := knownZone(zone); err != nil {
 		r.add(path, err.Error(), zone)
 	}
 }
@@ -227,20 +227,19 @@ func parseWindow(s string) (Window, error) {
 		return Window{}, fmt.Errorf("starts when it ends; leave windows empty for all day")
 	}
 	if w.Zone != "" {
-		if _, err := loadZone(w.Zone); err != nil {
+		if err := knownZone(w.Zone); err != nil {
 			return Window{}, err
 		}
 	}
 	return w, nil
 }
 
-func loadZone(name string) (*time.Location, error) {
+func knownZone(name string) error {
 	if name == "Local" {
-		return nil, fmt.Errorf("must name the zone: Local differs from machine to machine")
+		return fmt.Errorf("must name the zone: Local differs from machine to machine")
 	}
-	zone, err := time.LoadLocation(name)
-	if err != nil {
-		return nil, fmt.Errorf("names no known time zone; write it like Europe/Berlin or UTC")
+	if _, err := time.LoadLocation(name); err != nil {
+		return fmt.Errorf("names no known time zone; write it like Europe/Berlin or UTC")
 	}
-	return zone, nil
+	return nil
 }

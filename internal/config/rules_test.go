@@ -31,7 +31,7 @@ func TestRules(t *testing.T) {
 	const table = "databases[0].tables[0]."
 	for _, c := range []struct{ place, keys, want string }{ // want empty: accepted
 		// shape
-		{"top", "log: {levle: info}", "log.levle: unknown key; did you mean level?"},
+		{"top", "log: {levl: info}", "log.levl: unknown key; did you mean level?"},
 		{"defaults", "batchsize: 5", "defaults.batchsize: unknown key; did you mean batch_size?"},
 		{"table", "retentoin: 9d", table + "retentoin: unknown key; did you mean retention?"},
 		{"top", "zzz: {}", "zzz: unknown key; known here: control, s3, defaults, databases, worker, ui, log"},

@@ -134,7 +134,7 @@ func valueNode(v reflect.Value) *yaml.Node {
 	case byteSize:
 		return scalarNode(formatSize(value))
 	}
-	switch v.Kind() {
+	switch v.Kind() { //nolint:exhaustive // the default covers the rest
 	case reflect.Struct:
 		return sectionNode(v)
 	case reflect.Slice:

@@ -59,6 +59,9 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 		if err := t.lockDefinition(ctx, r.Table); err != nil {
 			return err
 		}
+		if err := failpoint.Hit(ctx, "extract:locked"); err != nil {
+			return err
+		}
 		table, err := t.describe(ctx, r.Table)
 		if err != nil {
 			return err

@@ -163,10 +163,7 @@ func TestChangesInsideTheDelete(t *testing.T) {
 		t.Parallel()
 		tr := newTrial(t, 10, "")
 		tr.finish(changing("delete:locked", func(ctx context.Context) {
-			_, err := tr.db.Pool.Exec(ctx, `SET lock_timeout = '50ms'; UPDATE audit_logs SET actor = 'changed' WHERE id = 5`)
-			if !isLockTimeout(err) {
-				t.Errorf("the update was not kept waiting: %v", err)
-			}
+			tr.keptWaiting(ctx, `UPDATE audit_logs SET actor = 'changed' WHERE id = 5`)
 		}))
 		tr.archived(1)
 	})
@@ -277,15 +274,32 @@ func TestNoTriggerOnceTheTableIsLocked(t *testing.T) {
 	tr := newTrial(t, 10, "")
 	tr.finish(changing("delete:table-locked", func(ctx context.Context) {
 		for _, d := range dangers {
-			if d.name == "inheritance" { // takes no lock that conflicts; our statements say ONLY
-				continue
-			}
-			if _, err := tr.db.Pool.Exec(ctx, `SET lock_timeout = '50ms'; `+d.sql); !isLockTimeout(err) {
-				t.Errorf("%s was not kept waiting: %v", d.name, err)
+			if d.name != "inheritance" { // takes no lock that conflicts; our statements say ONLY
+				tr.keptWaiting(ctx, d.sql)
 			}
 		}
 	}))
 	tr.archived(1)
+}
+
+// TestDefinitionIsLockedWhileRowsAreRead: a table that is rewritten after the read's
+// snapshot was taken would look empty.
+func TestDefinitionIsLockedWhileRowsAreRead(t *testing.T) {
+	t.Parallel()
+	tr := newTrial(t, 10, "")
+	tr.finish(changing("extract:locked", func(ctx context.Context) {
+		tr.keptWaiting(ctx, `ALTER TABLE audit_logs ALTER payload TYPE text`)
+		tr.keptWaiting(ctx, `TRUNCATE audit_logs`)
+		tr.keptWaiting(ctx, `ALTER TABLE audit_logs DROP payload`)
+	}))
+	tr.archived(1)
+}
+
+// keptWaiting asserts that a statement cannot get the lock that it needs.
+func (tr *trial) keptWaiting(ctx context.Context, sql string) {
+	if _, err := tr.db.Pool.Exec(ctx, `SET lock_timeout = '50ms'; `+sql); !isLockTimeout(err) {
+		tr.t.Errorf("%s: was not kept waiting: %v", sql, err)
+	}
 }
 
 // TestCatalogChangesHarmlessly changes the table, again and again, so that rows

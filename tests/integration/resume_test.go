@@ -14,7 +14,7 @@ import (
 
 // boundaries are all points that an attempt at a batch passes, in order.
 var boundaries = []string{
-	"state:planned", "extract:copied", "upload:done", "verify:done", "verify:recorded", "state:verified",
+	"state:planned", "extract:locked", "extract:copied", "upload:done", "verify:done", "verify:recorded", "state:verified",
 	"delete:begun", "delete:table-locked", "delete:fenced", "delete:locked", "delete:before-commit", "delete:after-commit",
 	"state:deleting", "record:manifest", "record:done",
 }
