@@ -11,6 +11,7 @@ import (
 
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/encode"
+	"github.com/audit-table-archiver/archiver/internal/failpoint"
 	"github.com/audit-table-archiver/archiver/internal/source"
 )
 
@@ -114,7 +115,7 @@ func (w *Worker) read(ctx context.Context, a *attempt, maxRows int64) (*spool, e
 			Compression: a.table.Compression, Level: a.table.CompressionLevel, MaxRawBytes: a.table.MaxBatchBytes,
 		})
 		rows.Writer = out
-		return out, err
+		return failpoint.Writer(ctx, "extract:row", out), err
 	}, rows.count)
 	if out != nil {
 		object, closeErr := out.Close()

@@ -46,7 +46,13 @@ func (w *Worker) record(ctx context.Context, a *attempt) error {
 		if err := w.Ledger.Archived(ctx, tx, a.batch, a.lsn, a.timings); err != nil {
 			return err
 		}
-		return w.completeJob(ctx, tx, a)
+		if err := failpoint.Hit(ctx, "record:ledger"); err != nil {
+			return err
+		}
+		if err := w.completeJob(ctx, tx, a); err != nil {
+			return err
+		}
+		return failpoint.Hit(ctx, "record:before-commit")
 	})
 	if err != nil {
 		return err

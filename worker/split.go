@@ -8,6 +8,7 @@ import (
 	"github.com/riverqueue/river"
 	"go.uber.org/zap"
 
+	"github.com/audit-table-archiver/archiver/internal/failpoint"
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
@@ -20,7 +21,7 @@ func (w *Worker) split(ctx context.Context, a *attempt, cut []string, rows, rest
 	}
 	a.log.Info("batch split", zap.Strings("at", cut), zap.Int64("rows", rows), zap.Int64("rest", rest))
 	a.batch.Range.To, a.batch.RowsPlanned, a.batch.Mismatches = cut, rows, 0
-	return nil
+	return failpoint.Hit(ctx, "split:done")
 }
 
 // splitTx inserts the rest of a split batch with a job of its own.

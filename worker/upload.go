@@ -29,7 +29,7 @@ func (w *Worker) upload(ctx context.Context, a *attempt, s *spool) (*stored, err
 		Partition: a.batch.Partition, First: s.object.First[0], BatchID: a.batch.ID, SHA256: s.object.StoredSHA256,
 		Extension: encode.Extension(a.table.Format, a.table.Compression),
 	}
-	object, err := w.Store.Put(ctx, name.Key(), s.File, objstore.Blob{
+	object, err := w.Store.Put(ctx, name.Key(), failpoint.ReaderAt(ctx, "upload:read", s.File), objstore.Blob{
 		Size: s.object.StoredBytes, SHA256: s.object.StoredSHA256, CRC64NVME: s.object.CRC64NVME,
 		ContentType: contentType(a.table.Compression),
 		Metadata:    map[string]string{"sha256": hex.EncodeToString(s.object.StoredSHA256[:])},

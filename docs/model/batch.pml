@@ -632,17 +632,23 @@ end:
 #endif
 
 #ifdef FAILOVER
+/* The standby follows at any distance. At a failover the commits that it has not
+ * got are lost, and rows that we deleted in them are back. All connections break;
+ * an answer to COMMIT may have got through before. */
 active proctype standby() {
 end:
 	do
-	:: atomic { standbyTable != table || standbyByUs != byUs || standbyWritten != written ->
-		standbyTable = table; standbyByUs = byUs; standbyWritten = written }
-	/* Commits that the standby has not got are lost, and the rows that we deleted
-	 * in them are back. All connections break; a reply may have got through. */
+	:: atomic { failovers < FAILOVER && (standbyTable != table || standbyByUs != byUs || standbyWritten != written) ->
+		standbyTable = table;
+		standbyByUs = byUs;
+		standbyWritten = written
+	   }
 	:: atomic { failovers < FAILOVER ->
 		failovers++;
 		timeline++;
-		table = standbyTable; byUs = standbyByUs; written = standbyWritten;
+		table = standbyTable;
+		byUs = standbyByUs;
+		written = standbyWritten;
 		mutLock = 0;
 		if
 		:: tx[0] >= OPEN && tx[0] <= SENT -> end_tx(0, DEAD)
@@ -650,6 +656,10 @@ end:
 		fi;
 		if
 		:: tx[1] >= OPEN && tx[1] <= SENT -> end_tx(1, DEAD)
+		:: else
+		fi;
+		if /* nobody follows the last one */
+		:: failovers == FAILOVER -> standbyTable = 0; standbyByUs = 0; standbyWritten = 0
 		:: else
 		fi;
 		check()

@@ -67,7 +67,7 @@ func convert(from, to reflect.Value) (any, error) {
 		return s, nil
 	}
 	converted, problem := got, ""
-	switch to.Kind() { //nolint:exhaustive // the default covers the rest
+	switch to.Kind() { //nolint:exhaustive // the other kinds do not occur or need nothing
 	case reflect.Struct:
 		if _, isMap := got.(map[string]any); !isMap {
 			return nil, &valueError{"must be a map of keys", shapeOnly(got)}

@@ -134,7 +134,7 @@ func valueNode(v reflect.Value) *yaml.Node {
 	case byteSize:
 		return scalarNode(formatSize(value))
 	}
-	switch v.Kind() { //nolint:exhaustive // the default covers the rest
+	switch v.Kind() { //nolint:exhaustive // the other kinds do not occur or need nothing
 	case reflect.Struct:
 		return sectionNode(v)
 	case reflect.Slice:

@@ -97,7 +97,7 @@ func (y strictYAML) value(node *yaml.Node, path string, t reflect.Type) any {
 		y.report.add(path, "starts with an anchor (&); put it in quotes if it is text, and what is shared under defaults")
 		return nil
 	}
-	switch node.Kind { //nolint:exhaustive // the default covers the rest
+	switch node.Kind { //nolint:exhaustive // the other kinds do not occur or need nothing
 	case yaml.MappingNode:
 		if !isSection(t) { // viper would lose an empty map
 			y.report.add(path, "must not be a map")

@@ -7,4 +7,7 @@
 // list of `name=action[@n]`: at the n-th hit (the first by default) of that
 // name, `kill` ends the process with SIGKILL, `stop` sends SIGSTOP, `error`
 // returns an error.
+//
+// Hit marks a point between two steps; Writer and ReaderAt mark one inside a
+// stream, which is hit again for each piece of it.
 package failpoint

@@ -5,6 +5,7 @@ package failpoint
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -35,6 +36,34 @@ func Hit(ctx context.Context, name string) error {
 	}
 	return fromEnvironment(name)
 }
+
+// Writer returns a writer that hits the point before each write to w.
+func Writer(ctx context.Context, name string, w io.Writer) io.Writer {
+	return writerFunc(func(p []byte) (int, error) {
+		if err := Hit(ctx, name); err != nil {
+			return 0, err
+		}
+		return w.Write(p)
+	})
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// ReaderAt returns a reader that hits the point before each read of r.
+func ReaderAt(ctx context.Context, name string, r io.ReaderAt) io.ReaderAt {
+	return readerAtFunc(func(p []byte, offset int64) (int, error) {
+		if err := Hit(ctx, name); err != nil {
+			return 0, err
+		}
+		return r.ReadAt(p, offset)
+	})
+}
+
+type readerAtFunc func([]byte, int64) (int, error)
+
+func (f readerAtFunc) ReadAt(p []byte, offset int64) (int, error) { return f(p, offset) }
 
 var (
 	once  sync.Once

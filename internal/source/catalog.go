@@ -269,7 +269,7 @@ SELECT encode(sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"
 	FROM pg_constraint k JOIN rel ON rel.oid = k.confrelid WHERE k.contype = 'f'
 	UNION ALL
 	SELECT concat_ws('|', 'trigger', g.oid, g.tgrelid, g.tgname, g.tgtype, g.tgenabled, g.tgfoid)
-	FROM pg_trigger g JOIN rel ON rel.oid = g.tgrelid WHERE NOT g.tgisinternal
+	FROM pg_trigger g JOIN rel ON rel.oid = g.tgrelid WHERE NOT g.tgisinternal OR g.tgparentid <> 0
 	UNION ALL
 	SELECT concat_ws('|', 'rule', w.oid, w.ev_class, w.ev_type, w.ev_enabled, w.is_instead)
 	FROM pg_rewrite w JOIN rel ON rel.oid = w.ev_class
@@ -279,6 +279,8 @@ SELECT encode(sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"
 	UNION ALL
 	SELECT concat_ws('|', 'child', h.inhrelid, h.inhparent)
 	FROM pg_inherits h JOIN rel ON rel.oid = h.inhparent
+	UNION ALL
+	SELECT concat_ws('|', 'session', current_setting('session_replication_role'))
 ) lines`
 
 // fingerprint hashes the catalog entries of the table. Equal fingerprints in the

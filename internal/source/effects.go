@@ -1,70 +1,109 @@
 package source
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // This file looks at what a DELETE would do beyond deleting: on other tables, by
 // triggers and rules, downstream, and whether the role may do it at all.
 
+// inboundKeys looks at each foreign key that refers to the table or to one of its
+// partitions. A key on a partitioned table has an entry for each partition too: one
+// that belongs to a key listed already is passed over. A partition that is configured
+// by itself has only the entry that it inherited.
 func (p *preflight) inboundKeys(ctx context.Context) error {
 	rows, err := p.conn.Query(ctx, relations+`
-		SELECT k.conrelid::regclass::text, k.conname, k.confdeltype::text,
-		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = k.conkey[1])
+		SELECT k.conrelid::regclass::text, quote_ident(k.conname), k.confdeltype::text, k.conrelid IN (SELECT oid FROM rel), `+sizeOf("k.conrelid")+`,
+		       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = k.conrelid AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] = ANY (k.conkey))
 		FROM pg_constraint k JOIN rel ON rel.oid = k.confrelid
-		WHERE k.contype = 'f' AND k.conparentid = 0 ORDER BY 1, 2`, p.table.OID)
+		WHERE k.contype = 'f' AND NOT EXISTS (SELECT FROM pg_constraint above JOIN rel r ON r.oid = above.confrelid WHERE above.oid = k.conparentid) ORDER BY 1, 2`, p.table.OID)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var child, name, action string
-		var indexed bool
-		if err := rows.Scan(&child, &name, &action, &indexed); err != nil {
+		var child, name, action, size string
+		var self, indexed bool
+		if err := rows.Scan(&child, &name, &action, &self, &size, &indexed); err != nil {
 			return err
 		}
-		switch action {
-		case "c":
-			p.refuseUnlessAllowed("inbound_fk_cascade", "archive "+child+" first and drop the cascade", "foreign key %s of %s cascades: deleting here would delete rows there that were never archived", name, child)
-		case "n", "d":
-			what := "set_null"
-			if action == "d" {
-				what = "set_default"
-			}
-			p.refuseUnlessAllowed("inbound_fk_"+what, "archive "+child+" first and change the key's ON DELETE action", "foreign key %s of %s is ON DELETE %s: deleting here would change rows there", name, child, strings.ToUpper(strings.ReplaceAll(what, "_", " ")))
-		default:
-			p.warn("inbound_fk", "archive "+child+" first, or with a shorter retention", "foreign key %s of %s: a batch whose rows are still referred to fails and deletes nothing", name, child)
-		}
+		p.inboundKey(child+" ("+size+")", child, name, action, self)
 		if !indexed {
-			p.warn("inbound_fk_unindexed", "index the referencing columns of "+child, "foreign key %s of %s has no index: each deleted row scans %s", name, child, child)
+			p.found("inbound_fk_unindexed", "CREATE INDEX CONCURRENTLY on the referring columns of "+child, "foreign key %s of %s has no index: each deleted row scans all of %s (%s)", name, child, child, size)
 		}
 	}
 	return rows.Err()
 }
 
+func (p *preflight) inboundKey(sized, child, name, action string, self bool) {
+	first := "archive " + child + " first"
+	if self {
+		first = "rows that younger rows refer to can go only after these"
+	}
+	switch action {
+	case "c":
+		p.found("inbound_fk_cascade", first+", and change the key to ON DELETE NO ACTION", "foreign key %s of %s cascades: deleting here would delete rows there that were never archived", name, sized)
+	case "n":
+		p.found("inbound_fk_set_null", first+", and change the key to ON DELETE NO ACTION", "foreign key %s of %s is ON DELETE SET NULL: deleting here would change rows there", name, sized)
+	case "d":
+		p.found("inbound_fk_set_default", first+", and change the key to ON DELETE NO ACTION", "foreign key %s of %s is ON DELETE SET DEFAULT: deleting here would change rows there", name, sized)
+	default:
+		if !self {
+			first += ", or with a shorter retention"
+		}
+		p.found("inbound_fk", first, "foreign key %s of %s: a batch whose rows are still referred to fails and deletes nothing", name, sized)
+	}
+}
+
+// triggers finds what fires on DELETE, for each row or once, on the table or on one
+// of its partitions: a trigger can be on a partition alone, and the copy of the
+// table's own trigger can be enabled there although it is disabled on the table.
+// Before PostgreSQL 15 such a copy counts as internal. Foreign keys' own triggers are
+// inboundKeys' business.
 func (p *preflight) triggers(ctx context.Context) error {
 	found, err := p.names(ctx, relations+`
-		SELECT g.tgname || ' on ' || g.tgrelid::regclass::text FROM pg_trigger g JOIN rel ON rel.oid = g.tgrelid
-		WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND g.tgtype & 8 <> 0 AND g.tgenabled IN ('O', 'A') ORDER BY 1`)
+		SELECT quote_ident(g.tgname) || ' on ' || g.tgrelid::regclass::text FROM pg_trigger g JOIN rel ON rel.oid = g.tgrelid
+		WHERE (NOT g.tgisinternal OR (g.tgparentid <> 0 AND g.tgconstraint = 0)) AND g.tgtype & 8 <> 0 AND g.tgenabled IN ('O', 'A')
+		AND NOT EXISTS (SELECT FROM pg_trigger above JOIN rel r ON r.oid = above.tgrelid WHERE above.oid = g.tgparentid AND above.tgenabled IN ('O', 'A')) ORDER BY 1`)
 	for _, f := range found {
-		p.refuseUnlessAllowed("delete_trigger", "disable it for the archiver's deletes", "trigger %s fires on DELETE: it can keep the row, change others or log our own work", f)
+		p.found("delete_trigger", "have it do nothing for the archiver's role, or disable it", "trigger %s fires on DELETE: it can keep the row, change others or log our own work", f)
 	}
 	return err
+}
+
+// replicationRole refuses a session in which origin triggers and foreign keys do not
+// work, and triggers that are meant for replicas do: ALTER ROLE ... SET can make every
+// session of a role such a one.
+func (p *preflight) replicationRole(ctx context.Context) error {
+	var role string
+	if err := p.conn.QueryRow(ctx, `SELECT current_setting('session_replication_role')`).Scan(&role); err != nil {
+		return err
+	}
+	if role == "replica" {
+		p.found("replication_role", "ALTER ROLE the archiver's role RESET session_replication_role; look at the options of the connection too",
+			"sessions of this role have session_replication_role = replica: deletes would leave rows behind that refer to nothing")
+	}
+	return nil
 }
 
 func (p *preflight) rules(ctx context.Context) error {
 	found, err := p.names(ctx, relations+`
-		SELECT w.rulename || ' on ' || w.ev_class::regclass::text FROM pg_rewrite w JOIN rel ON rel.oid = w.ev_class
+		SELECT quote_ident(w.rulename) || ' on ' || w.ev_class::regclass::text FROM pg_rewrite w JOIN rel ON rel.oid = w.ev_class
 		WHERE w.ev_type = '4' AND w.ev_enabled <> 'D' ORDER BY 1`)
 	for _, f := range found {
-		p.refuse("delete_rule", "DROP RULE, or disable it", "rule %s rewrites DELETE", f)
+		p.found("delete_rule", "DROP RULE, or disable it", "rule %s rewrites DELETE", f)
 	}
 	return err
 }
 
+// rowSecurity asks about the table only: reading and deleting through a partitioned
+// table, the policies of its partitions do not apply.
 func (p *preflight) rowSecurity(ctx context.Context) error {
 	var active bool
 	if err := p.conn.QueryRow(ctx, `SELECT row_security_active($1::oid)`, p.table.OID).Scan(&active); err != nil {
@@ -72,7 +111,7 @@ func (p *preflight) rowSecurity(ctx context.Context) error {
 	}
 	p.hidden = active
 	if active {
-		p.refuse("row_security", "ALTER ROLE the archiver's role BYPASSRLS", "row-level security of %s applies to this role: rows would be hidden from it", p.quoted())
+		p.found("row_security", "ALTER ROLE the archiver's role BYPASSRLS", "row-level security of %s applies to this role: rows would be hidden from it", p.quoted())
 	}
 	return nil
 }
@@ -83,43 +122,53 @@ func (p *preflight) children(ctx context.Context) error {
 	}
 	found, err := p.names(ctx, `SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = $1 ORDER BY 1`)
 	if len(found) > 0 {
-		p.refuseUnlessAllowed("inheritance_children", "configure each child as a table of its own", "%s has inheritance children (%s), whose rows are not read through it", p.quoted(), strings.Join(found, ", "))
+		p.found("inheritance_children", "configure each child as a table of its own", "%s has inheritance children (%s), whose rows are not read through it", p.quoted(), strings.Join(found, ", "))
 	}
 	return err
 }
 
-func (p *preflight) replication(ctx context.Context) error {
-	found, err := p.names(ctx, relations+`
-		SELECT DISTINCT c.oid::regclass::text FROM pg_class c JOIN rel ON rel.oid = c.oid
-		JOIN pg_publication_tables b ON b.schemaname = c.relnamespace::regnamespace::text AND b.tablename = c.relname
-		JOIN pg_publication u ON u.pubname = b.pubname AND u.pubdelete
-		WHERE c.relreplident = 'n' OR (c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary)) ORDER BY 1`)
+// published continues relations with the publications that publish deletes of one of
+// these, under its own name or under that of a table above it.
+const published = relations + `, pub AS MATERIALIZED (
+	SELECT DISTINCT u.pubname, x.oid AS relid FROM pg_publication u JOIN pg_publication_tables b ON b.pubname = u.pubname
+	JOIN pg_namespace n ON n.nspname = b.schemaname JOIN pg_class x ON x.relnamespace = n.oid AND x.relname = b.tablename WHERE u.pubdelete
+), published AS (
+	SELECT rel.oid, pub.pubname FROM rel CROSS JOIN LATERAL (SELECT rel.oid AS up UNION SELECT relid FROM pg_partition_ancestors(rel.oid)) a JOIN pub ON pub.relid = a.up
+) `
+
+// replicaIdentity finds partitions, or the table, from which DELETE is an error. A
+// deferrable primary key is no replica identity, and neither is an index that is gone.
+func (p *preflight) replicaIdentity(ctx context.Context) error {
+	found, err := p.names(ctx, published+`
+		SELECT c.oid::regclass::text FROM pg_class c WHERE c.relkind = 'r' AND c.oid IN (SELECT oid FROM published) AND (c.relreplident = 'n'
+			OR (c.relreplident = 'd' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate))
+			OR (c.relreplident = 'i' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident AND i.indimmediate))) ORDER BY 1`)
+	for _, f := range found {
+		p.found("no_replica_identity", "ALTER TABLE "+f+" REPLICA IDENTITY DEFAULT, or USING INDEX ... where the primary key is deferrable", "%s is published without a replica identity: DELETE is an error there", f)
+	}
+	return err
+}
+
+// downstream finds who else sees the deletes.
+func (p *preflight) downstream(ctx context.Context) error {
+	found, err := p.names(ctx, published+`SELECT DISTINCT quote_ident(pubname) FROM published ORDER BY 1`)
 	if err != nil {
 		return err
 	}
-	for _, f := range found {
-		p.refuse("no_replica_identity", "ALTER TABLE "+f+" REPLICA IDENTITY DEFAULT", "%s is published without a replica identity: DELETE is an error there", f)
+	if len(found) > 0 {
+		p.found("publication", "ALTER PUBLICATION ... SET (publish = 'insert, update') where subscribers should keep the rows", "%s is published by %s: subscribers delete these rows too", p.quoted(), strings.Join(found, ", "))
 	}
-	if found, err = p.names(ctx, relations+`
-		SELECT DISTINCT quote_ident(b.pubname) FROM pg_class c JOIN rel ON rel.oid = c.oid
-		JOIN pg_publication_tables b ON b.schemaname = c.relnamespace::regnamespace::text AND b.tablename = c.relname
-		JOIN pg_publication u ON u.pubname = b.pubname AND u.pubdelete ORDER BY 1`); err != nil {
+	if found, err = p.names(ctx, `SELECT quote_ident(slot_name) FROM pg_replication_slots WHERE slot_type = 'logical' AND database = current_database() AND $1::oid IS NOT NULL ORDER BY 1`); err != nil {
 		return err
 	}
 	if len(found) > 0 {
-		p.warn("publication", "ALTER PUBLICATION ... SET (publish = 'insert, update') where subscribers should keep the rows", "%s is published by %s: subscribers delete these rows too", p.quoted(), strings.Join(found, ", "))
-	}
-	if found, err = p.names(ctx, `SELECT slot_name::text FROM pg_replication_slots WHERE slot_type = 'logical' AND database = current_database() AND $1::oid IS NOT NULL ORDER BY 1`); err != nil {
-		return err
-	}
-	if len(found) > 0 {
-		p.warn("logical_slot", "see that each consumer is meant to see these deletes, and keeps up", "logical slots decode this database (%s): every delete flows downstream, and WAL is kept until it is consumed", strings.Join(found, ", "))
+		p.found("logical_slot", "see that each consumer is meant to see these deletes, and keeps up", "logical slots decode this database (%s): every delete flows downstream, and WAL is kept until it is consumed", strings.Join(found, ", "))
 	}
 	if found, err = p.names(ctx, relations+`SELECT c.oid::regclass::text FROM pg_class c JOIN rel ON rel.oid = c.oid WHERE c.relreplident = 'f' AND c.relkind = 'r' ORDER BY 1`); err != nil {
 		return err
 	}
 	if len(found) > 0 {
-		p.warn("replica_identity_full", "ALTER TABLE ... REPLICA IDENTITY DEFAULT", "REPLICA IDENTITY FULL writes each deleted row to the WAL, about seven times as much: %s", strings.Join(found, ", "))
+		p.found("replica_identity_full", "ALTER TABLE ... REPLICA IDENTITY DEFAULT", "REPLICA IDENTITY FULL writes each deleted row of %s (%s) to the WAL, about seven times as much", strings.Join(found, ", "), p.size)
 	}
 	return nil
 }
@@ -141,7 +190,7 @@ func (p *preflight) largeObjects(ctx context.Context) error {
 		return err
 	}
 	if there {
-		p.warn("large_objects", "archive the large objects by other means first, and do not run vacuumlo", "%s of %s may refer to large objects, which are not archived with the row", strings.Join(columns, ", "), p.quoted())
+		p.found("large_objects", "archive the large objects by other means first, and do not run vacuumlo", "%s of %s may refer to large objects, which are not archived with the row", strings.Join(columns, ", "), p.quoted())
 	}
 	return nil
 }
@@ -150,12 +199,12 @@ func (p *preflight) largeObjects(ctx context.Context) error {
 const oidOID = 26
 
 func (p *preflight) privileges(ctx context.Context) error {
-	var role, owner string
+	var role string
 	var usage, del, update, owns bool
 	err := p.conn.QueryRow(ctx, `
 		SELECT quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'DELETE'), has_any_column_privilege(c.oid, 'UPDATE'),
-		       pg_has_role(c.relowner, 'USAGE') OR CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END, pg_get_userbyid(c.relowner)
-		FROM pg_class c WHERE c.oid = $1`, p.table.OID).Scan(&role, &usage, &del, &update, &owns, &owner)
+		       pg_has_role(c.relowner, 'USAGE') OR CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END
+		FROM pg_class c WHERE c.oid = $1`, p.table.OID).Scan(&role, &usage, &del, &update, &owns)
 	if err != nil {
 		return err
 	}
@@ -167,20 +216,50 @@ func (p *preflight) privileges(ctx context.Context) error {
 	}
 	grant := func(what string) string { return "GRANT " + what + " ON " + p.quoted() + " TO " + role }
 	if !owns {
-		p.warn("not_owner", "GRANT "+pgx.Identifier{owner}.Sanitize()+" TO "+role+", or let autovacuum do it", "role %s neither owns %s nor may maintain it: VACUUM would skip it", role, p.quoted())
+		p.found("not_owner", "leave it to autovacuum, or on PostgreSQL 17 and later: "+grant("MAINTAIN"), "role %s neither owns %s nor may maintain it: VACUUM would skip it", role, p.quoted())
 	}
 	if !usage {
-		p.refuse("missing_privilege", "GRANT USAGE ON SCHEMA "+pgx.Identifier{p.table.Config.Schema}.Sanitize()+" TO "+role, "role %s may not use the schema of %s", role, p.quoted())
+		p.found("missing_privilege", "GRANT USAGE ON SCHEMA "+pgx.Identifier{p.table.Config.Schema}.Sanitize()+" TO "+role, "role %s may not use the schema of %s", role, p.quoted())
 	}
 	if len(unreadable) > 0 {
-		p.refuse("missing_privilege", grant("SELECT"), "role %s may not read %s of %s", role, strings.Join(unreadable, ", "), p.quoted())
+		p.found("missing_privilege", grant("SELECT"), "role %s may not read %s of %s", role, strings.Join(unreadable, ", "), p.quoted())
 	}
 	if !del {
-		p.refuse("missing_privilege", grant("DELETE"), "role %s may not delete from %s", role, p.quoted())
+		p.found("missing_privilege", grant("DELETE"), "role %s may not delete from %s", role, p.quoted())
 	}
 	if !update && len(p.table.Key) > 0 {
 		key := pgx.Identifier{p.table.Key[len(p.table.Key)-1].Name}.Sanitize()
-		p.refuse("missing_privilege", grant("UPDATE ("+key+")"), "role %s may not lock rows of %s (FOR UPDATE needs UPDATE on one column; nothing is ever updated)", role, p.quoted())
+		p.found("missing_privilege", grant("UPDATE ("+key+")"), "role %s may not lock rows of %s (FOR UPDATE needs UPDATE on one column; nothing is ever updated)", role, p.quoted())
+	}
+	return nil
+}
+
+// tryDelete has the server plan a DELETE without running it. That checks what makes
+// every delete fail and is not told by the catalog alone, such as the row filter of a
+// publication on columns outside the replica identity.
+func (p *preflight) tryDelete(ctx context.Context) error {
+	if len(Refusals(p.findings)) > 0 {
+		return nil // their reasons are better than the error that they lead to
+	}
+	var standby bool
+	if err := p.conn.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&standby); err != nil || standby {
+		return err // a demoted primary is an outage, no property of the table
+	}
+	if _, err := p.conn.Exec(ctx, `SET LOCAL lock_timeout = '1s'`); err != nil {
+		return err
+	}
+	_, err := p.conn.Exec(ctx, "EXPLAIN DELETE FROM "+p.table.name())
+	var pg *pgconn.PgError
+	if err == nil || !errors.As(err, &pg) {
+		return err
+	}
+	switch {
+	case pg.Code == "55P03": // lock_not_available
+		p.found("table_locked", "try again once the other session is done", "another session locks %s (%s) against deletes: whether a DELETE would be accepted was not tried", p.quoted(), p.size)
+	case pg.Code == "55000", strings.HasPrefix(pg.Code, "42"), strings.HasPrefix(pg.Code, "0A"):
+		p.found("delete_rejected", cmp.Or(pg.Hint, "try it: EXPLAIN DELETE FROM "+p.quoted()), "PostgreSQL rejects every DELETE from %s: %s", p.quoted(), strings.TrimSpace(pg.Message+". "+pg.Detail))
+	default:
+		return err
 	}
 	return nil
 }

@@ -61,21 +61,17 @@ func TestStorageAway(t *testing.T) {
 			tr.cfg.S3.Endpoint, tr.cfg.S3.Bucket, tr.cfg.S3.AccessKeyID, tr.cfg.S3.SecretAccessKey = server.Endpoint, "archive", "key", "secret"
 			tr.reopenStore()
 
-			finished := make(chan struct{})
-			go func() {
-				defer close(finished)
-				tr.finish(changing(point, func(context.Context) {
-					if err := server.Stop(); err != nil {
-						t.Errorf("stop the S3 server: %v", err)
-					}
-				}))
-			}()
+			wait := tr.start(changing(point, func(context.Context) {
+				if err := server.Stop(); err != nil {
+					t.Errorf("stop the S3 server: %v", err)
+				}
+			}))
 			tr.awaitWaiting("object pre/main/public/audit_logs/")
 			require.Zero(t, tr.attemptsSpent())
 			again, err := localserver.StartS3(t.Context(), o)
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, again.Stop()) })
-			<-finished
+			wait()
 			tr.archived(3)
 			require.Zero(t, tr.attemptsSpent())
 		})
@@ -250,18 +246,14 @@ func TestSpool(t *testing.T) {
 		tr := newTrial(t, 10, "")
 		tr.cfg.Worker.SpoolDir = filepath.Join(t.TempDir(), "spool")
 		require.NoError(t, os.Mkdir(tr.cfg.Worker.SpoolDir, 0o700))
-		finished := make(chan struct{})
-		go func() {
-			defer close(finished)
-			tr.finish(changing("state:planned", func(context.Context) {
-				if err := os.Remove(tr.cfg.Worker.SpoolDir); err != nil {
-					t.Errorf("remove the spool folder: %v", err)
-				}
-			}))
-		}()
+		wait := tr.start(changing("state:planned", func(context.Context) {
+			if err := os.Remove(tr.cfg.Worker.SpoolDir); err != nil {
+				t.Errorf("remove the spool folder: %v", err)
+			}
+		}))
 		tr.awaitWaiting("worker.spool_dir")
 		require.NoError(t, os.Mkdir(tr.cfg.Worker.SpoolDir, 0o700))
-		<-finished
+		wait()
 		tr.archived(1)
 		require.Zero(t, tr.attemptsSpent())
 	})

@@ -118,15 +118,15 @@ func TestRowLocked(t *testing.T) {
 			_, err = other.Exec(t.Context(), `SELECT FROM audit_logs WHERE id = 5 `+lock)
 			require.NoError(t, err)
 
-			finished := make(chan struct{})
-			go func() { defer close(finished); tr.finish(nil) }()
+			t.Cleanup(func() { _ = other.Rollback(context.Background()) }) // where the test has failed
+			wait := tr.start(nil)
 			testkit.Eventually(t, 20*time.Second, func() bool {
 				return tr.count(`SELECT count(*) FROM {s}.batch WHERE waiting_for = 'rows are locked by another session' AND state = 'verified' AND attempt > 1`) == 1
 			}, "the batch does not wait for the row")
 			require.EqualValues(t, 10, tr.rowsLeft())
 			require.Zero(t, tr.attemptsSpent())
 			require.NoError(t, other.Rollback(t.Context()))
-			<-finished
+			wait()
 			tr.archived(1)
 			require.Zero(t, tr.attemptsSpent())
 			require.EqualValues(t, 1, tr.count(`SELECT count(*) FROM {s}.object`), "the rows were read once")
@@ -188,9 +188,11 @@ var dangers = []struct {
 	{"table renamed", `ALTER TABLE audit_logs RENAME TO elsewhere`, "audit_logs", []string{"upload:done", "delete:begun"}},
 }
 
+// The trigger lets the rows go, so that only the catalog can tell that it is there.
 const createTrigger = `
-CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-CREATE TRIGGER keep BEFORE DELETE ON audit_logs FOR EACH ROW EXECUTE FUNCTION keep();`
+CREATE TABLE fired (id bigint);
+CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.fired VALUES (OLD.id); RETURN NULL; END';
+CREATE TRIGGER fire AFTER DELETE ON audit_logs FOR EACH ROW EXECUTE FUNCTION fire();`
 
 // TestCatalogBecomesDangerous makes each change between the read and the delete,
 // and again inside the delete's transaction, before it has locked the table.
@@ -246,6 +248,7 @@ func TestTriggerCommittedWhileTheLockIsWaitedFor(t *testing.T) {
 		go func() { committed <- tr.commitOnceWaitedFor(other) }()
 	}))
 	require.NoError(t, <-committed)
+	require.Zero(t, tr.db.Int(t, `SELECT count(*) FROM fired`), "the trigger fired")
 	tr.refused("delete_trigger")
 	require.EqualValues(t, 10, tr.rowsLeft())
 	require.Empty(t, tr.objects(t, "public", "audit_logs"))

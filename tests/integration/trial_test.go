@@ -161,8 +161,38 @@ func (tr *trial) shutDown(point string) {
 // an outage is not waited for.
 func (tr *trial) finish(at failpoint.Handler) {
 	tr.t.Helper()
-	defer tr.hurry()()
-	tr.drain(tr.t, at)
+	tr.start(at)()
+}
+
+// start is finish in the background; wait waits for its end.
+func (tr *trial) start(at failpoint.Handler) (wait func()) {
+	tr.t.Helper()
+	ctx, cancel := context.WithTimeout(tr.t.Context(), time.Minute)
+	stopHurry := tr.hurry()
+	run := ctx
+	if at != nil {
+		run = failpoint.With(ctx, at)
+	}
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err = worker.Run(run, tr.deps(nil), worker.RunOptions{Drain: true, Patience: 20 * time.Second})
+	}()
+	end := sync.OnceFunc(func() {
+		<-ended
+		stopHurry()
+		if err == nil {
+			err = ctx.Err() // the drain did not end by itself
+		}
+		cancel()
+	})
+	tr.t.Cleanup(end) // the test's context has ended by then, and with it the run
+	return func() {
+		tr.t.Helper()
+		end()
+		require.NoError(tr.t, err)
+	}
 }
 
 // hurry keeps moving jobs that wait for their time to the front, as an operator's
