@@ -26,9 +26,6 @@ USER 65532:65532
 # worker.concurrency times max_batch_bytes, compressed. With a read-only root file
 # system, mount a volume or a tmpfs of that size here.
 VOLUME /tmp
-# 8080: health and metrics. 8081: the queue's user interface. Both listen on
-# 127.0.0.1 unless worker.listen and ui.listen say otherwise.
-EXPOSE 8080 8081
 # SIGTERM lets running batches end, within worker.shutdown_timeout.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/archiver"]

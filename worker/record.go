@@ -1,12 +1,13 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
+	"io"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,10 +28,7 @@ import (
 func (w *Worker) record(ctx context.Context, a *attempt) error {
 	began := time.Now()
 	o := a.batch.Object
-	body := []byte(o.Manifest)
-	_, err := w.Store.Put(ctx, o.ManifestKey, strings.NewReader(o.Manifest), objstore.Blob{
-		Size: int64(len(body)), SHA256: sha256.Sum256(body), CRC64NVME: crc64nvme.Checksum(body), ContentType: "application/json",
-	})
+	err := w.putManifest(ctx, o)
 	if errors.Is(err, objstore.ErrDifferent) && w.committedBefore(ctx, a) {
 		err = nil
 	}
@@ -67,6 +65,31 @@ func (w *Worker) record(ctx context.Context, a *attempt) error {
 		zap.Float64("verify", t.Verify), zap.Float64("delete", t.Delete), zap.Float64("record", t.Record), zap.Float64("total", t.Total))
 	if w.OnBatch != nil {
 		w.OnBatch(Done{Database: a.batch.Database, Schema: a.batch.Schema, Table: a.batch.Table, Rows: o.Rows, Bytes: o.StoredBytes, Timings: t})
+	}
+	return nil
+}
+
+// putManifest stores the manifest and reads it back: the ledger keeps no copy of it
+// once the batch is archived, and whoever restores without the ledger starts from it.
+func (w *Worker) putManifest(ctx context.Context, o *ledger.Object) error {
+	want := []byte(o.Manifest)
+	there, err := w.Store.Put(ctx, o.ManifestKey, bytes.NewReader(want), objstore.Blob{
+		Size: int64(len(want)), SHA256: sha256.Sum256(want), CRC64NVME: crc64nvme.Checksum(want), ContentType: "application/json",
+	})
+	if err != nil {
+		return err
+	}
+	body, _, err := w.Store.Get(ctx, o.ManifestKey, there.VersionID)
+	if err != nil {
+		return fmt.Errorf("read it back: %w", err)
+	}
+	defer body.Close() //nolint:errcheck // only read
+	have, err := io.ReadAll(io.LimitReader(body, int64(len(want))+1))
+	if err != nil {
+		return fmt.Errorf("read it back: %w", err)
+	}
+	if !bytes.Equal(have, want) {
+		return &VerifyError{Key: o.ManifestKey, What: "the manifest", Want: "what was written", Have: "something else"}
 	}
 	return nil
 }

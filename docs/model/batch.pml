@@ -17,8 +17,8 @@
  *   TWINS=n     attempts that start while another runs; any number without it
  *   DAMAGE      an object may be damaged before an attempt has read it back
  *   CANCEL      the configuration may stop to cover the batch
- *   FAILOVER=n  the source fails over to an asynchronous standby, which attempts
- *               may also read from
+ *   FAILOVER=n  the source fails over to an asynchronous standby, which loses commits
+ *   STANDBY_READS  with FAILOVER: attempts may also read from that standby
  *   REUSE       the other session may insert a key again that was deleted
  * Broken on purpose, each one a guard less: NO_VERIFY, NO_READBACK, NO_DIGEST,
  *   NO_CAS, NO_ATTEMPT, NO_STATE, NO_LOCK, NO_RESOLVE, NO_TIMELINE, STALE_RESOLVE, OVERWRITE,
@@ -374,7 +374,7 @@ extract: /* Worker.extract: one snapshot into the spool */
 		:: else -> dig = DIGEST(obj); tl = TIMELINE
 		fi
 	   }
-#ifdef FAILOVER
+#ifdef STANDBY_READS
 	:: atomic { standbyTable != 0 && !mismatch -> obj = standbyTable; dig = DIGEST(obj); tl = TIMELINE }
 #endif
 	DIES

@@ -21,6 +21,7 @@ func notYet() []string {
 		"parallel_databases",
 		"max_parallel_databases",
 		"s3.circuit_breaker",
+		"worker.listen",
 		"ui",
 	}
 }

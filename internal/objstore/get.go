@@ -78,6 +78,8 @@ func (b *wholeBody) Read(p []byte) (int, error) {
 		return n, io.EOF
 	case err == nil:
 		return n, nil
+	case ended: // not to be wrapped: a caller that asks for io.EOF would take it for a good end
+		err = fmt.Errorf("%w: %d bytes are missing", io.ErrUnexpectedEOF, b.left)
 	case b.left > 0:
 		err = fmt.Errorf("%w: %d bytes are missing: %w", io.ErrUnexpectedEOF, b.left, err)
 	}

@@ -121,6 +121,7 @@ type preflight struct {
 	table    *Table
 	size     string // of the table, for a reader
 	hidden   bool   // row-level security applies: with row_security off, reading a row is an error
+	foreign  bool   // rows are elsewhere: asking about their values would go there
 	indexed  bool   // an index starts with the timestamp: questions about its values are cheap
 	findings []Finding
 }
@@ -190,6 +191,7 @@ func (p *preflight) kind(ctx context.Context) error {
 	}
 	kinds := map[string]string{"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "c": "a composite type", "i": "an index", "I": "an index", "t": "a TOAST table"}
 	if what, bad := kinds[p.table.Kind]; bad {
+		p.foreign = true
 		p.found("not_a_table", "name the table below it", "%s is %s", p.quoted(), what)
 		return nil
 	}
@@ -200,6 +202,7 @@ func (p *preflight) kind(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.foreign = len(bad) > 0
 	for _, b := range bad {
 		p.found("not_a_heap_table", "the guarded delete needs heap row identities (ctid, xmin); archive it by other means, or move its rows into a plain table", "%s", b)
 	}
@@ -296,7 +299,7 @@ func (p *preflight) timestamp(context.Context) error {
 // looks for -infinity, which is older than every cutoff.
 func (p *preflight) oddTimestamps(ctx context.Context) error {
 	ts := p.table.Key[0]
-	if !p.indexed || p.hidden || !ts.readable {
+	if !p.indexed || p.hidden || p.foreign || !ts.readable {
 		return nil
 	}
 	var infinite bool
@@ -316,7 +319,7 @@ func (p *preflight) oddTimestamps(ctx context.Context) error {
 	if n == 100000 {
 		many = " or more"
 	}
-	p.found("null_timestamps", "", "%d%s rows of %s have no %s; they are never archived", n, many, p.quoted(), ts.Name)
+	p.found("null_timestamps", "give them one, or leave them where they are", "%d%s rows of %s have no %s; they are never archived", n, many, p.quoted(), ts.Name)
 	return nil
 }
 

@@ -2,8 +2,6 @@ package testkit
 
 import (
 	"encoding/binary"
-	"errors"
-	"io"
 	"net"
 	"sync"
 	"testing"
@@ -170,9 +168,7 @@ func (p *Proxy) forward(c *proxied, way Way, from, to net.Conn) {
 			}
 		}
 		if err != nil {
-			if !errors.Is(err, io.EOF) || !c.isHeld() {
-				c.end(false)
-			}
+			c.end(false)
 			return
 		}
 	}

@@ -81,24 +81,27 @@ var changes = []change{
 	{"vacuum full", 1, `VACUUM FULL {t}`},
 	{"cluster", 1, `CLUSTER audit_logs USING backwards`},
 	{"add a column", 1, `ALTER TABLE {t} ADD COLUMN IF NOT EXISTS more_{digit} text DEFAULT 'added'`},
-	// A partition of one hour, between the two that are there, with rows in it.
-	{"attach a partition", 2, `BEGIN;
-		CREATE TABLE piece_{tick} (LIKE parted INCLUDING DEFAULTS);
-		INSERT INTO piece_{tick} (created_at, actor) SELECT date_trunc('month', now() - interval '4 months') + {tick} * interval '1 hour' + i * interval '1 minute', '{who}' FROM generate_series(0, 9) i;
-		INSERT INTO truth.row SELECT 'parted', id, version, truth.sum(id, version, created_at, actor, payload) FROM piece_{tick};
-		SELECT format('ALTER TABLE parted ATTACH PARTITION piece_{tick} FOR VALUES FROM (%L) TO (%L)', f, f + interval '1 hour')
-			FROM (SELECT date_trunc('month', now() - interval '4 months') + {tick} * interval '1 hour' AS f) s \gexec
-		COMMIT`},
+	// A partition of one minute, between the two that are there, with rows in it.
+	{"attach a partition", 2, `DO $do$ DECLARE start timestamptz := date_trunc('month', now() - interval '4 months') + {piece} * interval '1 minute'; BEGIN
+		CREATE TABLE piece_{piece} (LIKE parted INCLUDING DEFAULTS);
+		INSERT INTO piece_{piece} (created_at, actor) SELECT start + i * interval '5 seconds', '{who}' FROM generate_series(0, 9) i;
+		INSERT INTO truth.row SELECT 'parted', id, version, truth.sum(id, version, created_at, actor, payload) FROM piece_{piece};
+		EXECUTE format('ALTER TABLE parted ATTACH PARTITION piece_{piece} FOR VALUES FROM (%L) TO (%L)', start, start + interval '1 minute');
+		END $do$`},
 }
+
+// maxPieces bounds the partitions that one mutator attaches.
+const maxPieces = 20
 
 // mutator is the application: it writes to the audit tables while they are
 // archived, in one goroutine of its own. An operation that fails, because of a lock
 // or a server that is away, has changed nothing, neither table nor truth.
 type mutator struct {
-	r    *rand.Rand
-	pool *pgxpool.Pool
-	done atomic.Int64
-	tick int
+	r     *rand.Rand
+	pool  *pgxpool.Pool
+	done  atomic.Int64
+	tick  int // of its changes; no two mutators share one
+	piece int // partitions that it has tried to attach
 
 	mu    sync.Mutex
 	count map[string]int
@@ -146,10 +149,15 @@ func (m *mutator) one(ctx context.Context, mutators int) {
 			break
 		}
 	}
-	m.tick += mutators // no two mutators share one
+	if c.name == "attach a partition" {
+		if m.piece++; m.piece > maxPieces {
+			return
+		}
+	}
+	m.tick += mutators
 	who := fmt.Sprintf("change %d %d", m.tick, m.r.Uint32())
 	sql := strings.NewReplacer("{t}", []string{"audit_logs", "parted"}[m.r.IntN(2)], "{who}", who,
-		"{tens}", fmt.Sprint(m.r.IntN(40)), "{digit}", fmt.Sprint(m.r.IntN(6)), "{tick}", fmt.Sprint(m.tick)).Replace(c.sql)
+		"{tens}", fmt.Sprint(m.r.IntN(40)), "{digit}", fmt.Sprint(m.r.IntN(6)), "{piece}", fmt.Sprint(m.piece*mutators+m.tick%mutators)).Replace(c.sql)
 	err := m.exec(ctx, sql, m.r.Float64(), who)
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -133,12 +133,6 @@ func (s *site) hurry(t *testing.T) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// openBatches counts the batches that are not in a final state.
-func (s *site) openBatches(t *testing.T) int64 {
-	t.Helper()
-	return s.control.Int(t, `SELECT count(*) FROM archiver.batch WHERE state IN ('planned', 'verified', 'deleting')`)
-}
-
 // pause waits; it is false once ctx has ended.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)

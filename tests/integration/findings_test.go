@@ -1,3 +1,5 @@
+//go:build failpoint
+
 package integration
 
 import (
@@ -8,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
@@ -21,13 +24,14 @@ import (
 type findingCase struct {
 	name  string
 	since int    // server_version_num from which on there is such a thing
-	sql   string // run after the table is made, as a superuser; ROLE is the archiver's
+	sql   string // run after the table is made, as a superuser; $ROLE is the archiver's
+	then  string // run after that, in a transaction of its own
 	bare  bool   // sql makes the table
 	keys  string // further keys of the table's configuration
 	table string // its name, if not audit_logs
-	role  bool   // look as ROLE, which may do nothing but what sql grants
-	// want lists all findings as "severity code"; says and hint are parts of those of
-	// the first.
+	role  bool   // look as $ROLE, which may do nothing but what sql grants
+	// want lists all findings as "severity code"; says and hint are parts of what they
+	// say together.
 	want       []string
 	says, hint string
 }
@@ -36,6 +40,9 @@ type findingCase struct {
 const findingTable = trialTable + ` INSERT INTO audit_logs SELECT i, now() - interval '90 days', 'user', NULL FROM generate_series(1, 20) i; ANALYZE audit_logs; `
 
 const keepFunction = `CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; `
+
+// keepTrigger keeps every row.
+const keepTrigger = keepFunction + `CREATE TRIGGER k BEFORE DELETE ON audit_logs FOR EACH ROW EXECUTE FUNCTION keep()`
 
 // partedTable is partitioned twice; its leaves are p1 and p2a.
 const partedTable = `CREATE TABLE audit_logs (id bigint, created_at timestamptz, actor text, PRIMARY KEY (created_at, id)) PARTITION BY RANGE (created_at);
@@ -49,7 +56,9 @@ const partedTable = `CREATE TABLE audit_logs (id bigint, created_at timestamptz,
 func TestFindings(t *testing.T) {
 	t.Parallel()
 	ledger := newSite(t, "- name: audit_logs").ledger
-	covered := map[string]bool{"open_batches_other_key": true, "parent_and_leaf": true} // TestFindingsOfThePlan
+	covered := map[string]bool{ // by the tests below
+		"open_batches_other_key": true, "parent_and_leaf": true, "sql_ascii": true, "table_locked": true, "allow_without_effect": true,
+	}
 	for _, c := range slices.Concat(shapeFindings, effectFindings, publishedFindings, rightsFindings) {
 		for _, w := range c.want {
 			covered[strings.Fields(w)[1]] = true
@@ -62,14 +71,14 @@ func TestFindings(t *testing.T) {
 			}
 			findings := f.look(t, "")
 			require.Equal(t, c.want, brief(findings), "%+v", findings)
+			var messages, hints string
 			for _, x := range findings {
 				require.NotContains(t, x.Message+x.Hint, "%!")
-				require.True(t, x.Hint != "" || x.Severity != source.Refuse || x.Code == "null_timestamps", "no hint: %+v", x)
+				require.NotEmpty(t, x.Hint, x)
+				messages, hints = messages+x.Message+"\n", hints+x.Hint+"\n"
 			}
-			if len(findings) > 0 {
-				require.Contains(t, findings[0].Message, c.says)
-				require.Contains(t, findings[0].Hint, c.hint)
-			}
+			require.Contains(t, messages, c.says)
+			require.Contains(t, hints, c.hint)
 			p, err := planner.Make(t.Context(), f.src, ledger, f.config(t, ""), planner.Options{})
 			require.NoError(t, err)
 			require.Equal(t, source.Refusals(findings), p.Refused())
@@ -134,11 +143,12 @@ func (c findingCase) provoke(t *testing.T) *provoked {
 	if c.role {
 		f.dsn = dsn
 	}
-	sql := strings.ReplaceAll(c.sql, "ROLE", role)
+	sql := strings.ReplaceAll(c.sql, "$ROLE", role)
 	if !c.bare {
 		sql = findingTable + sql
 	}
 	db.Exec(t, sql)
+	db.Exec(t, c.then)
 	database := f.load(t, "")
 	var err error
 	f.src, err = source.Open(t.Context(), database, "test")
@@ -217,4 +227,46 @@ func TestFindingsOfThePlan(t *testing.T) {
 		require.Contains(t, p.Refused()[0].Message, "(created_at, id)")
 		require.Contains(t, p.Refused()[0].Message, "(created_at, actor)")
 	})
+}
+
+// TestFindingsOfTheDatabase needs a database without an encoding.
+func TestFindingsOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	db := testkit.Postgres(t)
+	name := db.Name + "_ascii"
+	db.Exec(t, "CREATE DATABASE "+name+" ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+	t.Cleanup(func() { db.Exec(t, "DROP DATABASE "+name+" WITH (FORCE)") })
+	pool, err := pgxpool.New(t.Context(), db.Server.DSN(name))
+	require.NoError(t, err)
+	defer pool.Close()
+	_, err = pool.Exec(t.Context(), findingTable)
+	require.NoError(t, err)
+	f := &provoked{db: db, dsn: db.Server.DSN(name)}
+	f.src, err = source.Open(t.Context(), f.load(t, ""), "test")
+	require.NoError(t, err)
+	defer f.src.Close()
+	require.Equal(t, []string{"refuse sql_ascii"}, brief(f.look(t, "")))
+	require.Equal(t, []string{"info sql_ascii"}, brief(f.look(t, "sql_ascii")))
+}
+
+// TestFindingsUnderALock has another session keep the table from being asked.
+func TestFindingsUnderALock(t *testing.T) {
+	t.Parallel()
+	f := findingCase{}.provoke(t)
+	other, err := f.db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer other.Rollback(t.Context()) //nolint:errcheck // it only holds a lock
+	_, err = other.Exec(t.Context(), `LOCK TABLE audit_logs IN SHARE MODE`)
+	require.NoError(t, err)
+	require.Equal(t, []string{"warn table_locked"}, brief(f.look(t, "")))
+}
+
+// TestAllowWithoutEffect tells of words in allow that accept nothing.
+func TestAllowWithoutEffect(t *testing.T) {
+	t.Parallel()
+	f := findingCase{sql: keepTrigger}.provoke(t)
+	findings := f.look(t, "delete_triger, vacuum_full, row_security, logical_slot")
+	require.Equal(t, []string{"warn allow_without_effect", "warn allow_without_effect", "refuse delete_trigger"}, brief(findings))
+	require.Contains(t, findings[0].Message, "delete_triger")
+	require.Contains(t, findings[1].Message, "row_security, which cannot be accepted")
 }

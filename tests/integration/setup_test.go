@@ -1,3 +1,5 @@
+//go:build failpoint
+
 // Package integration runs the whole path, planner to committed object, on a real
 // Postgres and a real S3 server.
 package integration

@@ -1,3 +1,5 @@
+//go:build failpoint
+
 package integration
 
 // A sample is a column type with values for it. A value is the text of a literal,
