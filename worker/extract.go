@@ -60,15 +60,17 @@ func (s spoolWriter) Write(p []byte) (int, error) {
 // changed; then it gives its place to other batches for a while.
 const maxRounds = 5
 
+var errKeepsChanging = &waitError{reason: "the table's rows or definition keep changing", after: 30 * time.Second}
+
 // extract reads the batch's rows in one snapshot and leaves them, encoded and
 // compressed, in the spool. A batch that turns out to hold more than it should is
 // cut there: the rest becomes a batch of its own.
 func (w *Worker) extract(ctx context.Context, a *attempt) (*spool, error) {
 	if a.rounds++; a.rounds > maxRounds {
-		return nil, &waitError{reason: "the table's rows or definition keep changing", after: 30 * time.Second}
+		return nil, errKeepsChanging
 	}
 	// A definition that changed since the last look is looked at before its rows
-	// are read, and so before they can be deleted.
+	// are read again: what is refused need not be read.
 	if a.rounds > 1 {
 		if _, err := w.preflight(ctx, a); err != nil {
 			return nil, err
@@ -84,6 +86,18 @@ func (w *Worker) extract(ctx context.Context, a *attempt) (*spool, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		// It may have changed since that look, too, and the delete asks for no more than
+		// the definition that the rows were read under: that is the one to be looked at.
+		if !w.lookedAt(s.extracted.Table) {
+			_ = s.Close()
+			if a.rounds++; a.rounds > maxRounds {
+				return nil, errKeepsChanging
+			}
+			if _, err := w.preflight(ctx, a); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		if s.extracted.Cut != nil {
 			if err := w.split(ctx, a, s.extracted.Cut, s.object.Rows, max(a.batch.RowsPlanned-s.object.Rows, 1)); err != nil {

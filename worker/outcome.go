@@ -139,7 +139,7 @@ func (w *Worker) cancelled(ctx context.Context, a *attempt, err error) error {
 	if a.batch == nil || a.batch.State == ledger.Deleting {
 		return river.JobSnooze(0)
 	}
-	cancelErr := pgx.BeginFunc(ctx, w.Ledger.Pool, func(tx pgx.Tx) error {
+	cancelErr := w.Ledger.InTx(ctx, func(tx pgx.Tx) error {
 		return w.Ledger.CancelAttempt(ctx, tx, a.batch, "cancelled by an operator")
 	})
 	if cancelErr != nil && !errors.Is(cancelErr, ledger.ErrStale) { // stale: whoever cancelled has recorded it

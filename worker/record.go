@@ -40,7 +40,7 @@ func (w *Worker) record(ctx context.Context, a *attempt) error {
 	}
 	a.timings.Record = time.Since(began).Seconds()
 	a.timings.Total = time.Since(a.began).Seconds()
-	err = pgx.BeginFunc(ctx, w.Ledger.Pool, func(tx pgx.Tx) error {
+	err = w.Ledger.InTx(ctx, func(tx pgx.Tx) error {
 		if err := w.Ledger.Archived(ctx, tx, a.batch, a.lsn, a.timings); err != nil {
 			return err
 		}
@@ -114,7 +114,7 @@ func (w *Worker) committedBefore(ctx context.Context, a *attempt) bool {
 
 // recordEmpty closes a batch whose rows have all gone by other hands.
 func (w *Worker) recordEmpty(ctx context.Context, a *attempt) error {
-	err := pgx.BeginFunc(ctx, w.Ledger.Pool, func(tx pgx.Tx) error {
+	err := w.Ledger.InTx(ctx, func(tx pgx.Tx) error {
 		if err := w.Ledger.Emptied(ctx, tx, a.batch); err != nil {
 			return err
 		}

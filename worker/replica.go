@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"go.uber.org/zap"
@@ -46,7 +47,14 @@ func Run(ctx context.Context, d Deps, o RunOptions) error {
 	}
 	w := &Worker{Deps: d, ledgerID: id, seats: make(chan struct{}, d.Config.Worker.Concurrency)}
 	self := workerID()
-	client, err := newClient(w, self)
+	pooled, err := behindPooler(ctx, d.Ledger.Pool)
+	if err != nil {
+		return err
+	}
+	if pooled {
+		d.Log.Info("the control database is behind a connection pooler: jobs are found by asking for them each second")
+	}
+	client, err := newClient(w, self, pooled)
 	if err != nil {
 		return err
 	}
@@ -86,7 +94,7 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 		}
 		return err
 	})
-	g.Go(func() error { w.reap(work); return nil })
+	g.Go(func() error { w.reap(work, client.ID()); return nil })
 	if o.Drain {
 		g.Go(func() error {
 			defer stop()
@@ -115,8 +123,9 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 	return errors.Join(g.Wait(), stopErr)
 }
 
-// reap returns the jobs of dead replicas to the queue until ctx ends.
-func (w *Worker) reap(ctx context.Context) {
+// reap returns the jobs of dead replicas, and those of this one that never reached
+// it, to the queue until ctx ends.
+func (w *Worker) reap(ctx context.Context, self string) {
 	tick := time.NewTicker(reapEvery)
 	defer tick.Stop()
 	for {
@@ -124,6 +133,7 @@ func (w *Worker) reap(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			w.Log.Warn("dead workers were not looked for", zap.Error(err))
 		}
+		w.reclaim(ctx, self)
 		if len(ids) > 0 {
 			w.Log.Warn("jobs of a lost worker were returned to the queue", zap.Int64s("job_ids", ids))
 		}
@@ -145,7 +155,7 @@ func workerID() string {
 
 // newClient configures River. Every replica registers all job kinds, since the
 // one that leads discards what it does not know.
-func newClient(w *Worker, id string) (*river.Client[pgx.Tx], error) {
+func newClient(w *Worker, id string, pooled bool) (*river.Client[pgx.Tx], error) {
 	workers := river.NewWorkers()
 	if err := river.AddWorkerSafely(workers, w); err != nil {
 		return nil, fmt.Errorf("register the batch worker: %w", err)
@@ -165,7 +175,9 @@ func newClient(w *Worker, id string) (*river.Client[pgx.Tx], error) {
 		// time that a small batch takes.
 		FetchCooldown:     20 * time.Millisecond,
 		FetchPollInterval: time.Second,
-		JobTimeout:        timeout,
+		// A pooler that shares sessions swallows LISTEN without an error.
+		PollOnly:   pooled,
+		JobTimeout: timeout,
 		// A backstop only: the lease finds a dead worker within seconds.
 		RescueStuckJobsAfter: timeout + 5*time.Minute,
 		SoftStopTimeout:      softStop(w.Config.Worker.ShutdownTimeout),
@@ -174,6 +186,21 @@ func newClient(w *Worker, id string) (*river.Client[pgx.Tx], error) {
 		return nil, fmt.Errorf("configure the job queue: %w", err)
 	}
 	return client, nil
+}
+
+// behindPooler says whether a connection ends at something else than the server, such
+// as PgBouncer: the process id that it was told is then not that of its session.
+func behindPooler(ctx context.Context, pool *pgxpool.Pool) (bool, error) {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return false, fmt.Errorf("connect to the control database: %w", err)
+	}
+	defer conn.Release()
+	var session uint32
+	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&session); err != nil {
+		return false, fmt.Errorf("look for a connection pooler: %w", err)
+	}
+	return session != conn.Conn().PgConn().PID(), nil
 }
 
 // softStop is when running jobs are told to give up: early enough that they can

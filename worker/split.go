@@ -15,7 +15,7 @@ import (
 // split cuts the batch behind the key cut. The rest gets a batch and a job of its
 // own, in the same transaction that shortens this one.
 func (w *Worker) split(ctx context.Context, a *attempt, cut []string, rows, rest int64) error {
-	err := pgx.BeginFunc(ctx, w.Ledger.Pool, func(tx pgx.Tx) error { return w.splitTx(ctx, tx, a, cut, rows, rest) })
+	err := w.Ledger.InTx(ctx, func(tx pgx.Tx) error { return w.splitTx(ctx, tx, a, cut, rows, rest) })
 	if err != nil {
 		return fmt.Errorf("split the batch: %w", err)
 	}

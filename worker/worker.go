@@ -42,7 +42,8 @@ type Worker struct {
 	Deps
 	ledgerID    string
 	seats       chan struct{} // batches at a time in this process
-	preflighted sync.Map      // table and fingerprint -> looked at by this process
+	running     running
+	preflighted sync.Map // table and fingerprint -> looked at by this process
 }
 
 // Timeout implements river.Worker. It is finite: River never rescues a job
@@ -58,6 +59,8 @@ func (w *Worker) NextRetry(job *river.Job[jobs.BatchArgs]) time.Time {
 
 // Work implements river.Worker.
 func (w *Worker) Work(ctx context.Context, job *river.Job[jobs.BatchArgs]) error {
+	w.running.start(job.ID)
+	defer w.running.end(job.ID)
 	a := &attempt{job: job, log: w.Log.With(zap.Int64("batch_id", job.Args.BatchID), zap.Int64("job_id", job.ID)), began: time.Now()}
 	select {
 	case w.seats <- struct{}{}:

@@ -163,6 +163,7 @@ bit row_lost, uncommitted_rows_at_the_end, manifest_while_rows_are_there, two_co
  * call waste. A version that nobody removed is in the table by the model's making,
  * so this is the first half of DESIGN section 1. */
 inline check() {
+	d_step {
 	row_lost = ((byUs & ~COVERED((superseded | (object -> NAME(object) : 0)) & whole)) != 0);
 	assert(!row_lost);
 #ifndef LOOSE
@@ -173,6 +174,7 @@ inline check() {
 	assert(!two_committed_objects);
 #endif
 	check_end()
+	}
 }
 
 /* In a final state: what we deleted is in the committed object. */
@@ -181,7 +183,7 @@ inline check_end() {
 	:: state == archived ->
 		wrong_end = (object == 0 || !WHOLE(object) || (manifests & NAME(object)) == 0);
 		assert(!wrong_end);
-#ifndef REUSE
+#ifndef LOOSE_END
 		uncommitted_rows_at_the_end = ((byUs & ~object) != 0);
 		assert(!uncommitted_rows_at_the_end)
 #endif
@@ -190,7 +192,7 @@ inline check_end() {
 		wrong_end = (manifests != 0);
 		assert(!wrong_end);
 #endif
-#ifndef REUSE
+#ifndef LOOSE_END
 		uncommitted_rows_at_the_end = (byUs != 0);
 		assert(!uncommitted_rows_at_the_end)
 #else
@@ -463,7 +465,7 @@ guarded_delete: /* source.DB.Delete */
 #endif
 		:: else ->
 			if
-			:: (snap[me] & mutLock) -> end_tx(me, NONE); goto not_deleted /* lock_timeout of the DELETE */
+			:: (snap[me] & mutLock) -> end_tx(me, NONE); goto rows_locked /* lock_timeout of the DELETE */
 			:: else -> tx[me] = ROWS
 			fi
 		fi

@@ -35,7 +35,7 @@ func (e *RefusedError) Hint() string { return e.hint }
 // A *RefusedError says why nothing was changed.
 func Retry(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx], batchID int64) (Job, error) {
 	var j Job
-	err := pgx.BeginFunc(ctx, l.Pool, func(tx pgx.Tx) (err error) {
+	err := l.InTx(ctx, func(tx pgx.Tx) (err error) {
 		if j, err = lockJob(ctx, l, tx, batchID); err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func Retry(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx], 
 // says why nothing was changed.
 func Cancel(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx], batchID int64) (Job, error) {
 	var j Job
-	err := pgx.BeginFunc(ctx, l.Pool, func(tx pgx.Tx) (err error) {
+	err := l.InTx(ctx, func(tx pgx.Tx) (err error) {
 		if j, err = lockJob(ctx, l, tx, batchID); err != nil {
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 )
 
@@ -110,6 +112,26 @@ func Reap(ctx context.Context, l *ledger.Ledger) ([]int64, error) {
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("return the jobs of lost workers: %w", err)
+	}
+	return ids, nil
+}
+
+// Reclaim returns to the queue the jobs that the database counts as running on a
+// live replica for longer than age, and that are not among those it knows: the answer
+// to the fetch that gave it the job was lost. It returns their ids.
+func Reclaim(ctx context.Context, l *ledger.Ledger, worker string, known []int64, age time.Duration) ([]int64, error) {
+	rows, err := l.Pool.Query(ctx, l.SQL(`
+		UPDATE {s}.river_job SET state = 'available', scheduled_at = now(), attempt = greatest(attempt - 1, 0),
+			errors = array_append(errors, jsonb_build_object('error', 'never reached worker ' || $1::text, 'trace', '', 'attempt', attempt, 'at', now()))
+		WHERE state = 'running' AND kind = 'archive_batch' AND attempted_by[array_upper(attempted_by, 1)] = $1::text
+		  AND attempted_at < now() - $3::interval AND id <> ALL ($2::bigint[])
+		RETURNING id`), worker, known, interval(age))
+	if err != nil {
+		return nil, fmt.Errorf("return jobs that never reached this worker: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return nil, fmt.Errorf("return jobs that never reached this worker: %w", err)
 	}
 	return ids, nil
 }

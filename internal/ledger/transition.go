@@ -28,7 +28,7 @@ func (l *Ledger) cas(ctx context.Context, q execer, what string, b *Batch, sql s
 // RecordVerified moves planned -> verified and remembers the object. From here on
 // a resumed attempt starts at the object instead of reading the rows again.
 func (l *Ledger) RecordVerified(ctx context.Context, b *Batch, o Object) error {
-	err := pgx.BeginFunc(ctx, l.Pool, func(tx pgx.Tx) error {
+	err := l.InTx(ctx, func(tx pgx.Tx) error {
 		if err := l.cas(ctx, tx, "record the object of", b, `
 			UPDATE {s}.batch SET state = 'verified', updated_at = now()
 			WHERE id = $1 AND attempt = $2 AND state = 'planned'`, b.ID, b.Attempt); err != nil {
@@ -80,7 +80,7 @@ func (l *Ledger) NotDeleted(ctx context.Context, b *Batch) error {
 // nothing was deleted or that another hand changed the rows. The object is set
 // aside as fate says. mismatch counts towards the bisection of the batch.
 func (l *Ledger) ExtractAgain(ctx context.Context, b *Batch, fate ObjectState, mismatch bool) error {
-	err := pgx.BeginFunc(ctx, l.Pool, func(tx pgx.Tx) error {
+	err := l.InTx(ctx, func(tx pgx.Tx) error {
 		if err := l.cas(ctx, tx, "set back", b, `
 			UPDATE {s}.batch SET state = 'planned', mismatches = mismatches + $3, updated_at = now()
 			WHERE id = $1 AND attempt = $2 AND state IN ('verified', 'deleting')`, b.ID, b.Attempt, btoi(mismatch)); err != nil {

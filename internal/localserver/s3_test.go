@@ -117,6 +117,7 @@ func TestFindS3ByEnvironment(t *testing.T) {
 
 // Builds at the same time end in one program, which works.
 func TestBuildS3Together(t *testing.T) {
+	t.Setenv("ARCHIVER_S3DEV", "") // which make sets
 	t.Setenv("GOCACHE", goEnv(t, "GOCACHE"))
 	t.Setenv("GOMODCACHE", goEnv(t, "GOMODCACHE"))
 	cache := t.TempDir()

@@ -168,10 +168,14 @@ type Identity struct{ SystemID, Timeline string }
 // behind after a promotion.
 func (t *tx) identity(ctx context.Context) (Identity, error) {
 	var id Identity
-	err := t.conn.QueryRow(ctx, `SELECT (SELECT system_identifier::text FROM pg_control_system()),
-		substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)`).Scan(&id.SystemID, &id.Timeline)
+	var standby bool
+	err := t.conn.QueryRow(ctx, `SELECT (SELECT system_identifier::text FROM pg_control_system()), pg_is_in_recovery(),
+		CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END`).Scan(&id.SystemID, &standby, &id.Timeline)
 	if err != nil {
 		return id, fmt.Errorf("read the server's identity: %w", err)
+	}
+	if standby {
+		return id, &StandbyError{}
 	}
 	return id, nil
 }

@@ -234,21 +234,28 @@ func (p *preflight) privileges(ctx context.Context) error {
 	return nil
 }
 
+// maxTriedPartitions keeps tryDelete far from max_locks_per_transaction, which is for
+// all sessions together.
+const maxTriedPartitions = 100
+
 // tryDelete has the server plan a DELETE without running it. That checks what makes
 // every delete fail and is not told by the catalog alone, such as the row filter of a
-// publication on columns outside the replica identity.
+// publication on columns outside the replica identity. It locks every partition for
+// that moment, so a table with very many is spared.
 func (p *preflight) tryDelete(ctx context.Context) error {
 	if len(Refusals(p.findings)) > 0 {
 		return nil // their reasons are better than the error that they lead to
 	}
 	var standby bool
-	if err := p.conn.QueryRow(ctx, `SELECT pg_is_in_recovery()`).Scan(&standby); err != nil || standby {
+	var partitions int
+	err := p.conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), (SELECT count(*) FROM pg_partition_tree($1::oid))`, p.table.OID).Scan(&standby, &partitions)
+	if err != nil || standby || partitions > maxTriedPartitions {
 		return err // a demoted primary is an outage, no property of the table
 	}
 	if _, err := p.conn.Exec(ctx, `SET LOCAL lock_timeout = '1s'`); err != nil {
 		return err
 	}
-	_, err := p.conn.Exec(ctx, "EXPLAIN DELETE FROM "+p.table.name())
+	_, err = p.conn.Exec(ctx, "EXPLAIN DELETE FROM "+p.table.name())
 	var pg *pgconn.PgError
 	if err == nil || !errors.As(err, &pg) {
 		return err

@@ -44,6 +44,10 @@ func Classify(err error) Trouble {
 		}
 		return Unknown
 	}
+	var standby *StandbyError
+	if errors.As(err, &standby) {
+		return Unavailable
+	}
 	var connect *pgconn.ConnectError
 	var netErr *net.OpError // not net.Error: a full disk's syscall.Errno is one too
 	switch {
@@ -59,4 +63,17 @@ func Classify(err error) Trouble {
 func isCut(err error) bool {
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// StandbyError says that what should be the primary is in recovery: it was demoted,
+// or its name leads to a standby.
+type StandbyError struct{}
+
+func (e *StandbyError) Error() string {
+	return "the server is a standby in recovery, not the primary"
+}
+
+// Hint is the next thing to do.
+func (e *StandbyError) Hint() string {
+	return "let databases[].host or url name the primary; batches go on by themselves once it does"
 }

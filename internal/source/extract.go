@@ -73,7 +73,9 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 		if out.Identity, err = t.identity(ctx); err != nil {
 			return err
 		}
-		if err := t.conn.QueryRow(ctx, `SELECT current_setting('server_version'), pg_current_snapshot()::text`).Scan(&out.ServerVersion, &out.Snapshot); err != nil {
+		var seen string // WAL position behind every commit that the snapshot sees
+		if err := t.conn.QueryRow(ctx, `SELECT current_setting('server_version'), pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text`).
+			Scan(&out.ServerVersion, &out.Snapshot, &seen); err != nil {
 			return fmt.Errorf("read the snapshot: %w", err)
 		}
 		where, err := t.predicate(ctx, table, r.Range)
@@ -91,14 +93,38 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 			return err
 		}
 		if rows() == r.MaxRows {
-			out.Cut, err = t.cut(ctx, table, where, r.MaxRows)
+			if out.Cut, err = t.cut(ctx, table, where, r.MaxRows); err != nil {
+				return err
+			}
 		}
-		return err
+		return t.onDisk(ctx, seen)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the rows: %w", err)
 	}
 	return &out, nil
+}
+
+// onDisk returns once the server has all WAL up to lsn on its disk, and may end the
+// transaction for that. A session with synchronous_commit = off shows its rows before
+// they are there. If the server crashes then, they are gone, and the next rows can be
+// given their very ctid and xmin: the delete would take those for what was read. The
+// answer comes over the connection of the read, so no crash lies between the two.
+func (t *tx) onDisk(ctx context.Context, lsn string) error {
+	var flushed bool
+	if err := t.conn.QueryRow(ctx, `SELECT pg_current_wal_flush_lsn() >= $1::pg_lsn`, lsn).Scan(&flushed); err != nil {
+		return fmt.Errorf("ask whether the rows are on disk: %w", err)
+	}
+	if flushed {
+		return nil
+	}
+	// A commit that wrote WAL takes all WAL before it to disk.
+	if _, err := t.conn.Exec(ctx, `ROLLBACK; BEGIN READ WRITE; SET LOCAL synchronous_commit = local;
+		SELECT pg_catalog.pg_logical_emit_message(true, 'archiver', ''); COMMIT`, pgx.QueryExecModeSimpleProtocol); err != nil {
+		return fmt.Errorf("have the rows written to disk: %w", err)
+	}
+	t.done = true
+	return nil
 }
 
 // lockDefinition keeps the columns as they are until the end of the transaction. It

@@ -101,6 +101,18 @@ func Database(t testing.TB, p *localserver.Postgres) *DB {
 	return d
 }
 
+// Open connects to a database that is there already, as on a replica of the cluster
+// that it was created on.
+func Open(t testing.TB, p *localserver.Postgres, name string) *DB {
+	t.Helper()
+	d := &DB{Name: name, DSN: p.DSN(name), Server: p}
+	pool, err := pgxpool.New(context.WithoutCancel(t.Context()), d.DSN)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	d.Pool = pool
+	return d
+}
+
 // admin runs one statement as the superuser, in the database postgres.
 func admin(t testing.TB, p *localserver.Postgres, sql string) {
 	t.Helper()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/audit-table-archiver/archiver/internal/localserver"
 	"github.com/audit-table-archiver/archiver/internal/testkit"
 )
 
@@ -103,8 +104,8 @@ func TestKillInsideAPart(t *testing.T) {
 	s := newSite(t, options{s3: ", multipart_threshold_mb: 1, multipart_part_size_mb: 5"})
 	// Hashes cannot be compressed: each batch is some 8 MB, two parts.
 	s.source.Exec(t, `WITH changed AS (INSERT INTO audit_logs (created_at, actor)
-		SELECT truth.at(nextval('truth.tick')), (SELECT string_agg(md5(random()::text || i || j), '') FROM generate_series(1, 20000) j) FROM generate_series(1, $1 * $2::int) i RETURNING *)`+
-		strings.ReplaceAll(insertTruth, "{t}", "audit_logs"), 3, batchSize)
+		SELECT truth.at(nextval('truth.tick')), (SELECT string_agg(md5(random()::text || i || j), '') FROM generate_series(1, 20000) j) FROM generate_series(1, $1) i RETURNING *)`+
+		strings.ReplaceAll(insertTruth, "{t}", "audit_logs"), 2*batchSize)
 	s.run(t, "plan")
 	defer s.hurry(t)()
 	for _, n := range []int{1, 100, 300, 500} {
@@ -118,10 +119,12 @@ func TestKillInsideAPart(t *testing.T) {
 
 // TestStopLongerThanLease stops a replica at each point for longer than its lease,
 // while others take its batches over, and then lets all of them go on at once: what
-// they still do must not matter.
+// they still do must not matter, nor may what they hold keep the others waiting.
 func TestStopLongerThanLease(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, options{})
+	// So many replicas need more connections than the shared cluster has.
+	cluster := testkit.Cluster(t, localserver.PostgresOptions{Settings: map[string]string{"max_connections": "400"}})
+	s := newSite(t, options{source: testkit.Database(t, cluster), control: testkit.Database(t, cluster)})
 	s.fill(t, "audit_logs", 60*batchSize)
 	s.run(t, "plan")
 	defer s.hurry(t)()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -73,6 +74,7 @@ func (f *fleet) keep(ctx context.Context, r *rand.Rand) error {
 			// The end of the test, or a shutdown that was given up.
 		case f.want == 0 && p.cmd.ProcessState.ExitCode() == 13:
 			// It was started while a server was down.
+			pause(ctx, 300*time.Millisecond)
 		default:
 			return p.surprise()
 		}
@@ -113,8 +115,8 @@ func (f *fleet) live(ctx context.Context, r *rand.Rand, p *process) {
 
 // passing is an action at some point, at one of the first times that it is passed.
 func passing(r *rand.Rand, action string) string {
-	name := at(points[r.IntN(len(points))], action)
-	return fmt.Sprintf("%s%d", name[:len(name)-1], 1+r.IntN(6))
+	name, _, _ := strings.Cut(points[r.IntN(len(points))], "@")
+	return fmt.Sprintf("%s=%s@%d", name, action, 1+r.IntN(6))
 }
 
 // plan plans what the mutators write, and is killed at it now and then.

@@ -169,6 +169,13 @@ func (m *mutator) one(ctx context.Context, mutators int) {
 	m.done.Add(1)
 }
 
+// trouble is the error of the last operation that failed.
+func (m *mutator) trouble() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.last
+}
+
 // exec runs a statement with both parameters if it has any, else as a script.
 func (m *mutator) exec(ctx context.Context, sql string, at float64, who string) error {
 	if strings.Contains(sql, "$1") || strings.Contains(sql, "$2") {

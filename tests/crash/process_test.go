@@ -3,7 +3,6 @@ package crash
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -104,5 +103,5 @@ func (p *process) log() string {
 
 // surprise is an error for an end that no test has asked for.
 func (p *process) surprise() error {
-	return errors.New(fmt.Sprint(p.cmd.Args, " ended with ", p.cmd.ProcessState, ", failpoints ", p.cmd.Env[1], ":\n", p.log()))
+	return fmt.Errorf("%v ended with %v, under %s:\n%s", p.cmd.Args, p.cmd.ProcessState, p.cmd.Env[1], p.log())
 }

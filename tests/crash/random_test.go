@@ -41,9 +41,14 @@ func TestRandomKills(t *testing.T) {
 	require.NoError(t, err)
 	stopMutators()
 	stopHurry()
+	// A batch that came to five of the errors that were strewn in waits for an operator.
+	if n := s.control.Int(t, `SELECT count(*) FROM archiver.batch WHERE failed`); n > 0 {
+		t.Logf("%d batches have failed", n)
+		s.run(t, "jobs", "retry", "--failed")
+	}
 	at := s.drain(t)
 	s.report(t, began, f, all, at)
 	for _, m := range all {
-		require.Positive(t, m.done.Load(), "no change was made: %v", m.last)
+		require.Positive(t, m.done.Load(), "no change was made: %v", m.trouble())
 	}
 }

@@ -75,10 +75,9 @@ func newSite(t *testing.T, o options) *site {
 
 func (s *site) configure(t *testing.T, o options) {
 	t.Helper()
-	source, err := url.Parse(s.source.DSN)
-	require.NoError(t, err)
+	source := s.source.DSN
 	if o.sourceAddr != "" {
-		source.Host = o.sourceAddr
+		source = s.url(t, o.sourceAddr)
 	}
 	yaml := fmt.Sprintf(`
 control: {url: %q}
@@ -92,6 +91,15 @@ databases:
 `, s.control.DSN, s.bucket.Name, s.bucket.Endpoint, s.bucket.AccessKey, s.bucket.SecretKey, o.s3, batchSize, lease, source)
 	s.file = filepath.Join(s.dir, "archiver.yaml")
 	require.NoError(t, os.WriteFile(s.file, []byte(yaml), 0o600))
+}
+
+// url is the source's, by another address.
+func (s *site) url(t *testing.T, addr string) string {
+	t.Helper()
+	u, err := url.Parse(s.source.DSN)
+	require.NoError(t, err)
+	u.Host = addr
+	return u.String()
 }
 
 // drain plans and works, undisturbed, until no old row is left in the tables, and

@@ -256,7 +256,8 @@ func (s *site) settle(name string) {
 	s.t.Helper()
 	testkit.EventuallyNoError(s.t, time.Minute, func() error {
 		if n := s.count(name, `b.state IN ('planned', 'verified', 'deleting') AND NOT b.failed`); n > 0 {
-			return fmt.Errorf("%d batches are open: %s", n, s.trouble(name))
+			return fmt.Errorf("%d batches are open: %s; jobs: %s", n, s.trouble(name), s.control.Text(s.t, s.ledger.SQL(
+				`SELECT coalesce(string_agg(concat_ws(' ', state, attempt, scheduled_at, attempted_at, attempted_by[array_upper(attempted_by, 1)]), E'\n'), '') FROM {s}.river_job WHERE finalized_at IS NULL`)))
 		}
 		return nil
 	}, name+" settles")
