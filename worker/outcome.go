@@ -86,6 +86,7 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 		return river.JobSnooze(0)
 	case errors.Is(err, ledger.ErrStale):
 		a.log.Info("another attempt has taken over")
+		w.yield(ctx, a)
 		return river.JobSnooze(staleWait)
 	case errors.As(err, &wait):
 	case errors.As(err, &spool):
@@ -131,6 +132,29 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 		return river.JobCancel(described)
 	}
 	return described
+}
+
+// yield waits while another worker runs this attempt's job. What River is told about a
+// job it records, whoever runs that job now: a snooze from here would put it back into
+// the queue under the one that has taken over, a third attempt would then overtake that
+// one, and so on, for as long as batches take longer than the snooze.
+func (w *Worker) yield(ctx context.Context, a *attempt) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		var theirs bool
+		err := w.Ledger.Pool.QueryRow(ctx, w.Ledger.SQL(`
+			SELECT EXISTS (SELECT FROM {s}.river_job WHERE id = $1 AND state = 'running' AND attempted_at IS DISTINCT FROM $2)`),
+			a.job.ID, a.job.AttemptedAt).Scan(&theirs)
+		if err == nil && !theirs {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // cancelled lets go of a batch that an operator cancelled while it ran. One whose

@@ -51,6 +51,13 @@ func (w *Worker) resolve(ctx context.Context, a *attempt) error {
 			hint: "give the table its former key back for as long as this takes, then: archiver jobs retry " + fmt.Sprint(a.job.ID),
 		}
 	}
+	var replaced *source.ReplacedError
+	if errors.As(err, &replaced) {
+		return &permanentError{
+			err:  fmt.Errorf("%w, so it cannot be found out here whether its rows were deleted", err),
+			hint: "rename the tables back for as long as this takes, then: archiver jobs retry " + fmt.Sprint(a.job.ID),
+		}
+	}
 	if err != nil {
 		return err
 	}

@@ -137,6 +137,14 @@ func (a *app) manifest(ctx context.Context, key string) (layout.Manifest, error)
 			hint: "use the archiver release that wrote it, or a later one",
 		}
 	}
+	// What a manifest says is not to lead elsewhere: whoever can write one into the
+	// bucket would choose what is read with the operator's rights.
+	if stem := strings.TrimSuffix(key, layout.ManifestExtension); m.Object != stem+encode.Extension(m.Format, m.Compression) {
+		return m, &exitError{
+			code: exitFailed, err: fmt.Errorf("manifest %s names the object %q, which is not the one beside it", key, m.Object),
+			hint: "if both were moved, give the key of the object itself",
+		}
+	}
 	return m, nil
 }
 

@@ -136,4 +136,6 @@ func Reclaim(ctx context.Context, l *ledger.Ledger, worker string, known []int64
 	return ids, nil
 }
 
-func interval(d time.Duration) string { return fmt.Sprintf("%d microseconds", d.Microseconds()) }
+// interval is a duration as text for a parameter of that type. Before version 15 no
+// field of it may exceed 2^31, so it is not in microseconds.
+func interval(d time.Duration) string { return fmt.Sprintf("%.6f seconds", d.Seconds()) }

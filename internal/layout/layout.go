@@ -30,12 +30,14 @@ type Object struct {
 func (o Object) Key() string { return o.stem() + o.Extension }
 
 // ManifestKey is the key of the manifest beside it.
-func (o Object) ManifestKey() string { return o.stem() + manifestExtension }
+func (o Object) ManifestKey() string { return o.stem() + ManifestExtension }
 
-const manifestExtension = ".manifest.json"
+// ManifestExtension ends the key of a manifest, behind the stem that it shares with
+// its object.
+const ManifestExtension = ".manifest.json"
 
 // IsManifest says whether a key names a manifest.
-func IsManifest(key string) bool { return strings.HasSuffix(key, manifestExtension) }
+func IsManifest(key string) bool { return strings.HasSuffix(key, ManifestExtension) }
 
 func (o Object) stem() string {
 	return path.Join(TablePrefix(o.Prefix, o.Database, o.Schema, o.Table), o.Partition,

@@ -7,7 +7,7 @@ import (
 )
 
 // lastPart is the end of a key that Object makes: time, batch id, hash, extension.
-var lastPart = regexp.MustCompile(`^.+_([0-9]+)_[0-9a-f]{16}(\.jsonl(?:\.gz|\.zst)?|` + regexp.QuoteMeta(manifestExtension) + `)$`)
+var lastPart = regexp.MustCompile(`^.+_([0-9]+)_[0-9a-f]{16}(\.jsonl(?:\.gz|\.zst)?|` + regexp.QuoteMeta(ManifestExtension) + `)$`)
 
 // Parse takes a key apart as far as it can be: stem is what the keys of an object
 // and of its manifest have in common. ok is false for a key that Object does not make.

@@ -79,11 +79,14 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// begin bounds how long a transaction may lie idle. A replica that is stopped or cut
-// off between two statements would else keep its row locks, and with that of the
-// table's row keep the whole fleet from recording a batch. SET LOCAL is safe behind
-// PgBouncer; it takes no round trip of its own.
-const begin = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'"
+// begin makes a commit durable, whatever the role, the database or the server says:
+// with synchronous_commit = off a control database that crashes could forget that a
+// delete was begun, of rows that are gone for good. And it bounds how long a
+// transaction may lie idle. A replica that is stopped or cut off between two statements
+// would else keep its row locks, and with that of the table's row keep the whole fleet
+// from recording a batch. SET LOCAL is safe behind PgBouncer; it takes no round trip of
+// its own.
+const begin = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL idle_in_transaction_session_timeout = '5s'"
 
 // InTx runs fn in a transaction of the control database, and commits unless fn
 // returns an error. A replica that stops for more than 5 s inside it loses it.

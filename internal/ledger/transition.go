@@ -55,9 +55,12 @@ func (l *Ledger) RecordVerified(ctx context.Context, b *Batch, o Object) error {
 // it is the only one that may delete. A batch that is `deleting` already is not let
 // through: its rows must be looked at first.
 func (l *Ledger) StartDelete(ctx context.Context, b *Batch) error {
-	err := l.cas(ctx, l.Pool, "start the delete of", b, `
-		UPDATE {s}.batch SET state = 'deleting', updated_at = now()
-		WHERE id = $1 AND attempt = $2 AND state = 'verified'`, b.ID, b.Attempt)
+	// In a transaction for what InTx sees to: once the rows are gone, this must be known.
+	err := l.InTx(ctx, func(tx pgx.Tx) error {
+		return l.cas(ctx, tx, "start the delete of", b, `
+			UPDATE {s}.batch SET state = 'deleting', updated_at = now()
+			WHERE id = $1 AND attempt = $2 AND state = 'verified'`, b.ID, b.Attempt)
+	})
 	if err == nil {
 		b.State = Deleting
 	}

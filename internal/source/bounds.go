@@ -22,7 +22,7 @@ type Cutoff struct {
 // Cutoff returns now() - retention, or earlier if that is given and is earlier.
 func (d *DB) Cutoff(ctx context.Context, table *Table, earlier *time.Time) (Cutoff, error) {
 	var c Cutoff
-	instant := fmt.Sprintf("least(now() - interval '%d microseconds', $1::timestamptz)", table.Config.Retention.Microseconds())
+	instant := "least(now() - " + interval(table.Config.Retention) + ", $1::timestamptz)"
 	err := d.inTx(ctx, readOnly, "", func(t *tx) error {
 		return t.conn.QueryRow(ctx, `SELECT c, `+inColumnType(table.Config, table.Key[0].Type, "c")+`::text FROM (SELECT `+instant+` AS c) s`, earlier).Scan(&c.At, &c.Value)
 	})

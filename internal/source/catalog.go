@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -283,7 +284,7 @@ SELECT encode(sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"
 	SELECT concat_ws('|', 'session', current_setting('session_replication_role'))
 ) lines`
 
-// fingerprint hashes the catalog entries of the table. Equal fingerprints in the
+// fingerprint hashes the catalog entries of the table, and leads with its oid. Equal fingerprints in the
 // read and in the delete mean that nobody added a column, a cascade, a trigger,
 // a rule or a policy in between.
 func (t *tx) fingerprint(ctx context.Context, oid uint32) (string, error) {
@@ -292,7 +293,33 @@ func (t *tx) fingerprint(ctx context.Context, oid uint32) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the catalog fingerprint: %w", err)
 	}
-	return sum, nil
+	return fmt.Sprintf("%d:%s", oid, sum), nil
+}
+
+// ReplacedError says that a table's name was given to another table, and that the
+// table which was read is still there under another name.
+type ReplacedError struct{ Table, Now string }
+
+func (e *ReplacedError) Error() string {
+	return fmt.Sprintf("%s is another table now; the one whose rows were read is called %s", e.Table, e.Now)
+}
+
+// stillTheSame returns a *ReplacedError if the table is not the one that fingerprint
+// was taken of, and that one still exists: the rows must then be looked for there.
+func (t *tx) stillTheSame(ctx context.Context, table *Table, fingerprint string) error {
+	was, _, _ := strings.Cut(fingerprint, ":")
+	if was == strconv.FormatUint(uint64(table.OID), 10) {
+		return nil
+	}
+	var now string
+	err := t.conn.QueryRow(ctx, `SELECT c.oid::regclass::text FROM pg_class c WHERE c.oid::text = $1 AND c.relkind IN ('r', 'p')`, was).Scan(&now)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil // dropped: its rows are nowhere but in the object
+	}
+	if err != nil {
+		return fmt.Errorf("look for the table that was read: %w", err)
+	}
+	return &ReplacedError{Table: table.Config.String(), Now: now}
 }
 
 // Describe reads the table in a transaction of its own.

@@ -97,7 +97,13 @@ func tuple(parts []string) string { return "(" + strings.Join(parts, ", ") + ")"
 // age is an SQL expression for `now() - d`, by the server's clock, in the type of
 // the timestamp column. A date counts as past only when its whole day is.
 func age(c config.Table, columnType string, d time.Duration) string {
-	return inColumnType(c, columnType, fmt.Sprintf("(now() - interval '%d microseconds')", d.Microseconds()))
+	return inColumnType(c, columnType, "(now() - "+interval(d)+")")
+}
+
+// interval is an SQL expression for a duration. Not an interval literal: before
+// version 15 no field of one may exceed 2^31, which is 36 minutes of microseconds.
+func interval(d time.Duration) string {
+	return fmt.Sprintf("make_interval(secs => %d.%06d)", d/time.Second, (d%time.Second)/time.Microsecond)
 }
 
 // inColumnType converts a timestamptz expression to what the column is compared

@@ -70,6 +70,11 @@ func (d *DB) Resolve(ctx context.Context, r DeleteRequest, rows RowReader) (Fate
 		if err != nil {
 			return err
 		}
+		if id.SystemID == r.Identity.SystemID { // oids mean nothing on another server
+			if err := t.stillTheSame(ctx, table, r.Fingerprint); err != nil {
+				return err
+			}
+		}
 		where, err := t.predicate(ctx, table, r.Range)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package fault
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"testing"
@@ -33,10 +34,10 @@ func cuts(t *testing.T, places int64, usual int64) (step int64) {
 }
 
 // sweep works one batch a round while a proxy cuts a connection at another place in
-// each: first where the conversation begins, at last behind its end. spend says
-// whether a cut may cost attempts.
-func (s *site) sweep(p *testkit.Proxy, f testkit.Fault, usual int64) (rounds int) {
+// each, from the beginning of the conversation to its end.
+func (s *site) sweep(p *testkit.Proxy, f testkit.Fault, usual int64) {
 	t := s.t
+	rounds := 0
 	const table = "audit_logs"
 	const rows = 5
 	next := 1
@@ -52,7 +53,7 @@ func (s *site) sweep(p *testkit.Proxy, f testkit.Fault, usual int64) (rounds int
 	places := p.Passed()
 	require.Greater(t, places, int64(20))
 	step := cuts(t, places, usual)
-	for at := int64(1); at <= places; at += step {
+	for at := 1 + rand.Int64N(step); at <= places; at += step { //nolint:gosec // another place in each run
 		f.Cut, f.Reset = at, rounds%2 == 1
 		p.Set(f)
 		batch()
@@ -62,7 +63,6 @@ func (s *site) sweep(p *testkit.Proxy, f testkit.Fault, usual int64) (rounds int
 	p.Set(testkit.Fault{})
 	s.archived(table)
 	t.Logf("%d cuts over %d places, %d attempts spent", rounds, places, s.attempts(table))
-	return rounds
 }
 
 // TestSourceCut cuts the source's connection at the messages of a whole batch.
@@ -71,7 +71,7 @@ func TestSourceCut(t *testing.T) {
 	s := newSite(t, "", "audit_logs")
 	p := testkit.NewProxy(t, address(t, s.source.DSN))
 	s.work(ways{source: p})
-	s.sweep(p, testkit.Fault{Messages: true}, 40)
+	s.sweep(p, testkit.Fault{Messages: true}, 20)
 	require.Zero(t, s.attempts("audit_logs"), "a lost connection is no error of the batch")
 }
 
@@ -83,7 +83,7 @@ func TestControlCut(t *testing.T) {
 	s.cfg.Worker.Lease = 3 * time.Second
 	p := testkit.NewProxy(t, address(t, s.control.DSN))
 	s.work(ways{control: p})
-	s.sweep(p, testkit.Fault{Messages: true}, 30)
+	s.sweep(p, testkit.Fault{Messages: true}, 16)
 }
 
 // TestStorageCut cuts the connection to storage at bytes of a whole batch.
@@ -95,7 +95,7 @@ func TestStorageCut(t *testing.T) {
 			s := newSite(t, "", "audit_logs")
 			p := testkit.NewProxy(t, s.bucket.Endpoint[len("http://"):])
 			s.work(ways{store: func(c *objstore.Config) { c.Endpoint = "http://" + p.Addr }})
-			s.sweep(p, testkit.Fault{Way: way}, 15)
+			s.sweep(p, testkit.Fault{Way: way}, 8)
 			require.Zero(t, s.attempts("audit_logs"), "a lost connection is no error of the batch")
 		})
 	}
@@ -108,7 +108,7 @@ func TestBlackHole(t *testing.T) {
 	s := newSite(t, "", "audit_logs")
 	p := testkit.NewProxy(t, s.bucket.Endpoint[len("http://"):])
 	s.work(ways{store: func(c *objstore.Config) { c.Endpoint, c.Timeout = "http://"+p.Addr, 300*time.Millisecond }})
-	s.sweep(p, testkit.Fault{Hold: true}, 8)
+	s.sweep(p, testkit.Fault{Hold: true}, 5)
 	require.Zero(t, s.attempts("audit_logs"))
 
 	t.Run("slow", func(t *testing.T) { // slower than the limit in all, but never still for so long
@@ -140,7 +140,7 @@ func TestSourceBlackHole(t *testing.T) {
 	s.cfg.Worker.BatchTimeout = 2 * time.Second
 	p := testkit.NewProxy(t, address(t, s.source.DSN))
 	s.work(ways{source: p})
-	s.sweep(p, testkit.Fault{Messages: true, Hold: true}, 6)
+	s.sweep(p, testkit.Fault{Messages: true, Hold: true}, 2)
 }
 
 // TestStatementTimeout has every statement on the source end early: the role's own

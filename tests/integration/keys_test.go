@@ -193,6 +193,7 @@ func TestKeyTypes(t *testing.T) {
 		CREATE TYPE "My.Types""".token AS ENUM ('x', 'y', 'z');
 		CREATE FUNCTION "My.Types""".token_text("My.Types""".token) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'a token' $$;
 		CREATE CAST ("My.Types""".token AS text) WITH FUNCTION "My.Types""".token_text("My.Types""".token);`
+	types = newSite(t, "- name: x").taken(t, types)
 	if hasICU(t) {
 		setup += `
 			CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level1', deterministic = false);

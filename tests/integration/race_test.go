@@ -181,9 +181,9 @@ var dangers = []struct {
 	name, sql, says string
 	points          []string // where it is tried
 }{
-	{"cascade", `CREATE TABLE child (audit_id bigint REFERENCES audit_logs ON DELETE CASCADE)`, "inbound_fk_cascade", []string{"upload:done", "delete:begun"}},
+	{"cascade", `CREATE TABLE child (audit_id bigint REFERENCES audit_logs ON DELETE CASCADE)`, "inbound_fk_cascade", []string{"state:planned", "extract:locked", "upload:done", "delete:begun"}},
 	{"set null", `CREATE TABLE child (audit_id bigint REFERENCES audit_logs ON DELETE SET NULL)`, "inbound_fk_set_null", []string{"upload:done"}},
-	{"trigger", createTrigger, "delete_trigger", []string{"upload:done", "delete:begun"}},
+	{"trigger", createTrigger, "delete_trigger", []string{"state:planned", "upload:done", "delete:begun"}},
 	{"rule", `CREATE RULE keep AS ON DELETE TO audit_logs DO INSTEAD NOTHING`, "delete_rule", []string{"upload:done", "delete:begun"}},
 	{"inheritance", `CREATE TABLE child (secret text) INHERITS (audit_logs)`, "inheritance_children", []string{"upload:done", "delete:begun"}},
 	{"timestamp column renamed", `ALTER TABLE audit_logs RENAME created_at TO at`, "has no column", []string{"delete:begun"}},
@@ -197,7 +197,8 @@ CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO pu
 CREATE TRIGGER fire AFTER DELETE ON audit_logs FOR EACH ROW EXECUTE FUNCTION fire();`
 
 // TestCatalogBecomesDangerous makes each change between the read and the delete,
-// and again inside the delete's transaction, before it has locked the table.
+// and again inside the delete's transaction, before it has locked the table; and
+// some between the look that claim takes and the read's own snapshot.
 func TestCatalogBecomesDangerous(t *testing.T) {
 	t.Parallel()
 	for _, d := range dangers {
@@ -448,6 +449,27 @@ func TestTwins(t *testing.T) {
 			require.Zero(t, tr.attemptsSpent())
 		})
 	}
+}
+
+// TestOvertakenTwinKeepsOffTheJob gives a running job to a second attempt once, where
+// each attempt takes longer than the overtaken one's snooze (which hurry cuts short): it
+// must not send a third after the second, and so on without end.
+func TestOvertakenTwinKeepsOffTheJob(t *testing.T) {
+	t.Parallel()
+	tr := newTrial(t, 10, "")
+	var uploads atomic.Int64
+	tr.finish(func(ctx context.Context, name string) error {
+		if name == "upload:done" {
+			if uploads.Add(1) == 1 {
+				tr.sql(ctx, tr.ledger.SQL(`UPDATE {s}.river_job SET state = 'available', scheduled_at = now() WHERE state = 'running'`))
+			}
+			time.Sleep(time.Second)
+		}
+		return nil
+	})
+	tr.archived(1)
+	require.LessOrEqual(t, uploads.Load(), int64(2))
+	require.Zero(t, tr.attemptsSpent())
 }
 
 func nothing(context.Context, string) error { return nil }

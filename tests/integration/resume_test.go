@@ -332,6 +332,24 @@ func TestConfigurationChanged(t *testing.T) {
 	}
 }
 
+// TestResolveOfReplacedTable has the table renamed and a new one made under its name,
+// as when logs are rotated, while it is not known whether rows were deleted.
+func TestResolveOfReplacedTable(t *testing.T) {
+	t.Parallel()
+	tr := newTrial(t, 10, "")
+	tr.deleting()
+	tr.sql(t.Context(), `ALTER TABLE audit_logs RENAME TO audit_logs_2023; CREATE TABLE audit_logs (LIKE audit_logs_2023 INCLUDING ALL)`)
+	tr.finish(nil)
+	require.Equal(t, map[string]int64{"deleting": 1}, tr.states(t), "no key of the object is in the new table, and still nothing was deleted")
+	message, hint := tr.lastError()
+	require.Contains(t, message, "called public.audit_logs_2023")
+	require.Contains(t, hint, "back")
+	tr.sql(t.Context(), `DROP TABLE audit_logs; ALTER TABLE audit_logs_2023 RENAME TO audit_logs`)
+	tr.retry()
+	tr.finish(nil)
+	tr.archived(1)
+}
+
 // TestResolveOfRemovedTable has the table dropped under a delete of unknown outcome.
 func TestResolveOfRemovedTable(t *testing.T) {
 	t.Parallel()

@@ -29,6 +29,7 @@ func literal(typ, value string) string {
 // line can say so.
 func (s *site) createSamples(t *testing.T, table string, samples []sample) {
 	t.Helper()
+	samples = s.taken(t, samples)
 	create := "CREATE TABLE " + table + " (id int PRIMARY KEY, created_at timestamptz NOT NULL"
 	longest := 0
 	for i, c := range samples {
@@ -47,6 +48,23 @@ func (s *site) createSamples(t *testing.T, table string, samples []sample) {
 		}
 		s.db.Exec(t, insert+")")
 	}
+}
+
+// taken leaves out what servers before version 15 do not read: negative scales, and
+// intervals of more hours than 2^31.
+func (s *site) taken(t *testing.T, samples []sample) []sample {
+	t.Helper()
+	if s.db.Int(t, `SELECT current_setting('server_version_num')::int`) >= 150000 {
+		return samples
+	}
+	var out []sample
+	for _, c := range samples {
+		if !strings.HasPrefix(c.typ, "numeric(") || !strings.Contains(c.typ, ",-") {
+			c.values = slices.DeleteFunc(slices.Clone(c.values), func(v string) bool { return strings.HasSuffix(v, "2562047788:00:54.775807") })
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // isDocument says whether a type is json, jsonb or a domain over one: those columns
@@ -84,7 +102,7 @@ func TestEveryType(t *testing.T) {
 				sameLine(t, want[i], lines[i])
 			}
 			for _, o := range objects {
-				require.Len(t, o.manifest.Columns, len(samples)+2)
+				require.Len(t, o.manifest.Columns, len(s.taken(t, samples))+2)
 			}
 		})
 	}
