@@ -2,6 +2,7 @@ package planner
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -56,8 +57,10 @@ func (p *Plan) enqueuePage(ctx context.Context, tx pgx.Tx, l *ledger.Ledger, cli
 		return fmt.Errorf("take batch ids: %w", err)
 	}
 	batches := make([]ledger.NewBatch, len(page))
+	place := make(map[int64]int, len(page))
 	params := make([]river.InsertManyParams, len(page))
 	for i, b := range page {
+		place[ids[i]] = i
 		batches[i] = ledger.NewBatch{ID: ids[i], Range: b.Range, Partition: b.Partition, Rows: b.Rows}
 		params[i] = river.InsertManyParams{Args: jobs.BatchArgs{
 			BatchID: ids[i], RunID: runID, Database: p.Table.Database, Table: p.Table.Schema + "." + p.Table.Name, Range: b.Range.String(),
@@ -67,8 +70,12 @@ func (p *Plan) enqueuePage(ctx context.Context, tx pgx.Tx, l *ledger.Ledger, cli
 	if err != nil {
 		return fmt.Errorf("insert %d jobs: %w", len(params), err)
 	}
-	for i, r := range inserted {
-		batches[i].JobID = r.Job.ID
+	for _, r := range inserted { // in any order
+		var args jobs.BatchArgs
+		if err := json.Unmarshal(r.Job.EncodedArgs, &args); err != nil {
+			return fmt.Errorf("read the arguments of job %d: %w", r.Job.ID, err)
+		}
+		batches[place[args.BatchID]].JobID = r.Job.ID
 	}
 	if err := l.InsertBatches(ctx, tx, runID, tableID, batches); err != nil {
 		return err

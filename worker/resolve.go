@@ -44,22 +44,8 @@ func (w *Worker) resolve(ctx context.Context, a *attempt) error {
 	}
 	defer rows.Close() //nolint:errcheck // see above
 	fate, lsn, err := a.db.Resolve(ctx, w.deleteRequest(a), rows)
-	var rekeyed *source.KeyChangedError
-	if errors.As(err, &rekeyed) {
-		return &permanentError{
-			err:  fmt.Errorf("%w, so its range cannot be read to find out whether its rows were deleted", err),
-			hint: "give the table its former key back for as long as this takes, then: archiver jobs retry " + fmt.Sprint(a.job.ID),
-		}
-	}
-	var replaced *source.ReplacedError
-	if errors.As(err, &replaced) {
-		return &permanentError{
-			err:  fmt.Errorf("%w, so it cannot be found out here whether its rows were deleted", err),
-			hint: "rename the tables back for as long as this takes, then: archiver jobs retry " + fmt.Sprint(a.job.ID),
-		}
-	}
 	if err != nil {
-		return err
+		return a.undecidable(err)
 	}
 	if err := failpoint.Hit(ctx, "resolve:decided"); err != nil {
 		return err
@@ -86,6 +72,31 @@ func (w *Worker) resolve(ctx context.Context, a *attempt) error {
 		return &waitError{reason: source.TwinAtWork.String(), after: twinWait}
 	}
 	return fmt.Errorf("resolve: unknown fate %d", fate)
+}
+
+// undecidable makes an error permanent that says that the rows cannot be looked for
+// as things are: only a human can put them back as they were.
+func (a *attempt) undecidable(err error) error {
+	var (
+		rekeyed  *source.KeyChangedError
+		replaced *source.ReplacedError
+		other    *source.OtherServerError
+		first    string
+	)
+	switch {
+	case errors.As(err, &rekeyed):
+		first = "give the table its former key back for as long as this takes"
+	case errors.As(err, &replaced):
+		first = "rename the tables back for as long as this takes"
+	case errors.As(err, &other):
+		first = "let databases[] name the server that they were read from"
+	default:
+		return err
+	}
+	return &permanentError{
+		err:  fmt.Errorf("%w, so it cannot be found out here whether its rows were deleted", err),
+		hint: first + ", then: archiver jobs retry " + fmt.Sprint(a.job.ID),
+	}
 }
 
 // rowReader yields the lines of an object.

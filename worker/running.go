@@ -19,22 +19,29 @@ const lostAfter = 15 * time.Second
 // worker is alive, so no lease runs out, and River's own rescuer comes much later.
 type running struct {
 	mu   sync.Mutex
-	jobs map[int64]time.Time // zero while it runs; else when it ended
+	jobs map[int64]stay
+}
+
+// stay counts the attempts of one job that are under way: twins of it may meet in one
+// process.
+type stay struct {
+	attempts int
+	ended    time.Time // the last of them
 }
 
 func (r *running) start(id int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.jobs == nil {
-		r.jobs = map[int64]time.Time{}
+		r.jobs = map[int64]stay{}
 	}
-	r.jobs[id] = time.Time{}
+	r.jobs[id] = stay{attempts: r.jobs[id].attempts + 1}
 }
 
 func (r *running) end(id int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.jobs[id] = time.Now()
+	r.jobs[id] = stay{attempts: r.jobs[id].attempts - 1, ended: time.Now()}
 }
 
 // known lists the jobs that run here or have ended a moment ago.
@@ -42,8 +49,8 @@ func (r *running) known() []int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ids := []int64{}
-	for id, ended := range r.jobs {
-		if !ended.IsZero() && time.Since(ended) > lostAfter {
+	for id, s := range r.jobs {
+		if s.attempts == 0 && time.Since(s.ended) > lostAfter {
 			delete(r.jobs, id)
 			continue
 		}

@@ -15,14 +15,16 @@
  *   FAULTS=n    crashes, broken connections and lost replies in all
  *   OPS=n       transactions of the other session
  *   TWINS=n     attempts that start while another runs; any number without it
+ *   LOOSE       only: no row is lost. For a failover and REUSE, which bring rows back
+ *   LOOSE_END   not: what we deleted is in the committed object, at the end
  *   DAMAGE      an object may be damaged before an attempt has read it back
  *   CANCEL      the configuration may stop to cover the batch
  *   FAILOVER=n  the source fails over to an asynchronous standby, which loses commits
  *   STANDBY_READS  with FAILOVER: attempts may also read from that standby
  *   REUSE       the other session may insert a key again that was deleted
  * Broken on purpose, each one a guard less: NO_VERIFY, NO_READBACK, NO_DIGEST,
- *   NO_CAS, NO_ATTEMPT, NO_STATE, NO_LOCK, NO_RESOLVE, NO_TIMELINE, STALE_RESOLVE, OVERWRITE,
- *   MANIFEST_FIRST, LEDGER_LOSES_COMMIT
+ *   NO_CAS, NO_ATTEMPT, NO_STATE, NO_LOCK, NO_RESOLVE, NO_RESOLVE_FENCE, STALE_RESOLVE,
+ *   NO_TIMELINE, OVERWRITE, MANIFEST_FIRST, LEDGER_LOSES_COMMIT
  */
 
 #ifndef FAULTS
@@ -445,8 +447,8 @@ guarded_delete: /* source.DB.Delete */
 	DIES
 	fi;
 	if /* Ledger.StartDelete, the fence */
-	:: atomic { CAS(state == verified || state == deleting) -> state = deleting; begun = 1; check() }
-	:: atomic { !CAS(state == verified || state == deleting) -> end_tx(me, NONE); stop(); goto idle }
+	:: atomic { CAS(state == verified) -> state = deleting; begun = 1; check() }
+	:: atomic { !CAS(state == verified) -> end_tx(me, NONE); stop(); goto idle }
 	DIES
 	fi;
 	if /* the timeline; then lock the rows, skipping what others hold, and count them */
@@ -546,7 +548,7 @@ resolve: /* Worker.resolve: the object is read back first; then source.DB.Resolv
 	DIES
 	fi;
 #ifndef NO_RESOLVE_FENCE
-	if /* Ledger.StartDelete: an attempt that was overtaken may not decide */
+	if /* the fence, under the lock: an attempt that was overtaken may not decide */
 	:: atomic { CAS(state == deleting) -> skip }
 	:: atomic { !CAS(state == deleting) -> end_tx(me, NONE); stop(); goto idle }
 	DIES

@@ -32,7 +32,7 @@ func Classify(err error) Trouble {
 			return Changed
 		case "40P01", "55P03":
 			return Busy
-		case "57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03", "58000", "58030":
+		case "57P01", "57P02", "57P03", "57P05", "53300", "25006", "25P03", "25P04", "58000", "58030":
 			// Shutting down, crashed, starting, idle or session time-outs, no connection
 			// left, read-only (a demoted primary), trouble below the server.
 			return Unavailable

@@ -91,10 +91,14 @@ func (d *DB) Resolve(ctx context.Context, r DeleteRequest, rows RowReader) (Fate
 		if err != nil {
 			return err
 		}
-		fate, lsn = AllGone, walPosition(ctx, t.conn)
 		if left {
 			fate = PartlyGone
+			return nil
 		}
+		if id.SystemID != r.Identity.SystemID { // rows that are not here may well be there
+			return &OtherServerError{Read: r.Identity.SystemID, Here: id.SystemID}
+		}
+		fate, lsn = AllGone, walPosition(ctx, t.conn)
 		return nil
 	})
 	if err != nil {
@@ -193,4 +197,12 @@ func pick(line []byte, names []string) (map[string]json.RawMessage, error) {
 		key[n] = v
 	}
 	return key, nil
+}
+
+// OtherServerError says that this is not the server whose rows were read, so that
+// rows which are not here say nothing about theirs.
+type OtherServerError struct{ Read, Here string }
+
+func (e *OtherServerError) Error() string {
+	return fmt.Sprintf("this is another server (system identifier %s) than the one whose rows were read (%s)", e.Here, e.Read)
 }

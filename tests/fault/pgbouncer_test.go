@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/testkit"
@@ -12,26 +13,30 @@ import (
 	"github.com/audit-table-archiver/archiver/worker"
 )
 
+const advisoryLocks = `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+
 // TestPgBouncer has both databases behind PgBouncer, for everything: migrations,
 // planning, the queue, the ledger and the guarded delete. Few server sessions are
 // shared by many clients, so whatever a session keeps would meet somebody else.
 func TestPgBouncer(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []string{"transaction", "session"} {
+	for _, mode := range []string{"transaction", "session", "none"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			src, control := testkit.Postgres(t), testkit.Postgres(t)
-			bouncer := testkit.NewProxy(t, testkit.PgBouncer(t, src.Server, mode))
-			direct := *src
-			control.DSN = through(t, bouncer, control.DSN)
-			src.DSN = through(t, bouncer, src.DSN)
-			if mode == "session" { // each client then needs a session of its own
-				src.DSN = direct.DSN
+			if mode != "none" {
+				bouncer := testkit.NewProxy(t, testkit.PgBouncer(t, src.Server, mode))
+				control.DSN = through(t, bouncer, control.DSN)
+				if mode == "transaction" { // in the other each client needs a session of its own
+					src.DSN = through(t, bouncer, src.DSN)
+				}
 			}
 			s := newSiteOn(t, src, control, "", "audit_logs")
 			if mode == "session" {
 				s.cfg.Worker.Concurrency = 1
 			}
+			core, logged := observer.New(zap.InfoLevel)
+			s.log = zap.New(core)
 			// Several at once, as replicas that start: none may wait for ever for a lock
 			// that another one's session has kept.
 			for range 3 {
@@ -41,6 +46,7 @@ func TestPgBouncer(t *testing.T) {
 				require.True(t, after.Current())
 				pool.Close()
 			}
+			require.Zero(t, s.control.Int(t, advisoryLocks), "a migration has left its lock behind, in a session that others use")
 			s.cfg.Databases[0].Primary = config.Secret(src.DSN)
 			s.fill("audit_logs", 200, 1)
 			require.EqualValues(t, 20, s.plan("audit_logs"))
@@ -48,7 +54,8 @@ func TestPgBouncer(t *testing.T) {
 			s.settle("audit_logs")
 			s.archived("audit_logs")
 			require.Zero(t, s.attempts("audit_logs"))
-			require.Zero(t, direct.Int(t, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`), "advisory locks are left behind")
+			require.Zero(t, s.source.Int(t, advisoryLocks), "a delete has left its lock behind")
+			require.Equal(t, mode != "none", logged.FilterMessageSnippet("behind a connection pooler").Len() == 1, "what the worker takes the server for")
 		})
 	}
 }

@@ -361,3 +361,19 @@ func TestResolveOfRemovedTable(t *testing.T) {
 	message, _ := tr.lastError()
 	require.Contains(t, message, "not known yet")
 }
+
+// TestResolveOnAnotherServer has the configuration lead to a server that never had
+// the rows: that they are not there must not pass for "deleted".
+func TestResolveOnAnotherServer(t *testing.T) {
+	t.Parallel()
+	tr := newTrial(t, 10, "")
+	tr.deleting()
+	tr.sql(t.Context(), `TRUNCATE audit_logs`)
+	_, err := tr.ledger.Pool.Exec(t.Context(), tr.ledger.SQL(`UPDATE {s}.object SET system_identifier = '7'`))
+	require.NoError(t, err)
+	tr.finish(nil)
+	require.Equal(t, map[string]int64{"deleting": 1}, tr.states(t))
+	message, hint := tr.lastError()
+	require.Contains(t, message, "another server")
+	require.Contains(t, hint, "databases[]")
+}
