@@ -180,7 +180,7 @@ func up(ctx context.Context, pool *pgxpool.Pool, schema string, have int) error 
 func lock(ctx context.Context, conn *pgx.Conn, schema string) error {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte("archiver migrate " + schema))
-	key := int64(h.Sum64()) //nolint:gosec // any 64 bits serve as the key
+	key := int64(h.Sum64())
 	if _, err := conn.Exec(ctx, fmt.Sprintf(`BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock(%d)`, key), pgx.QueryExecModeSimpleProtocol); err != nil {
 		return fmt.Errorf("wait for another migration: %w", err)
 	}

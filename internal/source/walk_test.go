@@ -65,7 +65,7 @@ func TestWalkIsAPartition(t *testing.T) {
 		require.NoError(t, err)
 	}
 	t.Logf("ARCHIVER_TEST_SEED=%d repeats this", seed)
-	random := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // repeatable, not secret
+	random := rand.New(rand.NewPCG(seed, 0))
 	server := testkit.Postgres(t)
 	db, err := Open(t.Context(), config.Database{Name: "main", Primary: config.Secret(server.DSN), PoolSize: 2}, "test")
 	require.NoError(t, err)

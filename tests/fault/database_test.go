@@ -53,7 +53,7 @@ func (s *site) sweep(p *testkit.Proxy, f testkit.Fault, usual int64) {
 	places := p.Passed()
 	require.Greater(t, places, int64(20))
 	step := cuts(t, places, usual)
-	for at := 1 + rand.Int64N(step); at <= places; at += step { //nolint:gosec // another place in each run
+	for at := 1 + rand.Int64N(step); at <= places; at += step {
 		f.Cut, f.Reset = at, rounds%2 == 1
 		p.Set(f)
 		batch()
@@ -84,6 +84,24 @@ func TestControlCut(t *testing.T) {
 	p := testkit.NewProxy(t, address(t, s.control.DSN))
 	s.work(ways{control: p})
 	s.sweep(p, testkit.Fault{Messages: true}, 16)
+}
+
+// TestLostFetch has a job be fetched for a replica that never hears of it: the one
+// answer whose loss nothing else would notice while the replica lives.
+func TestLostFetch(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "", "audit_logs")
+	s.work(ways{})
+	s.fill("audit_logs", 10, 1)
+	s.plan("audit_logs")
+	s.settle("audit_logs")
+	id := s.control.Int(t, s.ledger.SQL(`INSERT INTO {s}.river_job (state, args, attempt, attempted_at, attempted_by, kind, max_attempts, metadata, priority, queue, scheduled_at)
+		SELECT 'running', args, 1, now() - interval '1 minute', ARRAY[(SELECT id FROM {s}.worker)], kind, max_attempts, metadata, priority, queue, scheduled_at FROM {s}.river_job RETURNING id`))
+	testkit.Eventually(t, 20*time.Second, func() bool {
+		return s.control.Int(t, s.ledger.SQL(`SELECT count(*) FROM {s}.river_job WHERE id = $1 AND state = 'completed'`), id) == 1
+	}, "the job is worked after all")
+	require.EqualValues(t, 1, s.control.Int(t, s.ledger.SQL(`SELECT count(*) FROM {s}.river_job, unnest(errors) e WHERE e->>'error' LIKE 'never reached worker %'`)))
+	s.archived("audit_logs")
 }
 
 // TestStorageCut cuts the connection to storage at bytes of a whole batch.

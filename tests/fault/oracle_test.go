@@ -37,7 +37,7 @@ func (s *site) exactlyOnce(name string) {
 		require.NoError(t, json.Unmarshal(s.bucket.Read(t, key), &m), key)
 		manifests = append(manifests, m.Object)
 		lines := s.lines(m.Object, m.Compression)
-		require.EqualValues(t, m.Rows, len(lines), key)
+		require.Len(t, lines, int(m.Rows), key)
 		archived = append(archived, s.records(name, lines)...)
 	}
 	require.ElementsMatch(t, s.objects(name, `o.state = 'committed'`, 0), manifests, "manifests in storage and committed objects in the ledger")

@@ -95,7 +95,7 @@ func edit(path string, change func([]byte) []byte) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close() //nolint:errcheck // a test's own file
+	defer f.Close()
 	_, err = f.WriteAt(change(content), 0)
 	return err
 }

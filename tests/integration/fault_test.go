@@ -237,7 +237,7 @@ func TestSpool(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "file")
 		require.NoError(t, os.WriteFile(file, nil, 0o600))
 		tr.cfg.Worker.SpoolDir = file
-		err := worker.Run(t.Context(), tr.deps(nil), worker.RunOptions{Drain: true})
+		err := worker.Run(t.Context(), tr.deps(), worker.RunOptions{Drain: true})
 		var spool *worker.SpoolError
 		require.ErrorAs(t, err, &spool)
 		require.Contains(t, spool.Error(), file)

@@ -97,6 +97,7 @@ func TestFindings(t *testing.T) {
 
 // allowedFindings is what is to be found once all that was found is allowed.
 func (c findingCase) allowedFindings(t *testing.T) (want, codes []string) {
+	t.Helper()
 	for _, w := range c.want {
 		severity, code, _ := strings.Cut(w, " ")
 		i := slices.IndexFunc(source.Codes(), func(k source.Code) bool { return k.Name == code })
@@ -177,6 +178,7 @@ databases: [{name: main, url: %q, tables: [{name: %s, allow: [%s]%s}]}]
 }
 
 func (f *provoked) config(t *testing.T, allow string) config.Table {
+	t.Helper()
 	return f.load(t, allow).Tables[0]
 }
 

@@ -114,7 +114,7 @@ func TestAllowedFindingsAreWorked(t *testing.T) {
 		tr.sql(t.Context(), keepTrigger)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		require.NoError(t, worker.Run(ctx, tr.deps(nil), worker.RunOptions{Drain: true, Patience: time.Second}))
+		require.NoError(t, worker.Run(ctx, tr.deps(), worker.RunOptions{Drain: true, Patience: time.Second}))
 		tr.exactlyOnce()
 		require.EqualValues(t, 2, tr.rowsLeft())
 		require.Zero(t, tr.objectsIn("committed"))

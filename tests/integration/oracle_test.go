@@ -68,7 +68,7 @@ func (s *site) objects(t *testing.T, schema, table string) []object {
 		raw, err := io.ReadAll(r)
 		require.NoError(t, err)
 		o.lines = strings.Split(strings.TrimSuffix(string(raw), "\n"), "\n")
-		require.EqualValues(t, o.manifest.Rows, len(o.lines), key)
+		require.Len(t, o.lines, int(o.manifest.Rows), key)
 		out = append(out, o)
 	}
 	return out

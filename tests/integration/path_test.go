@@ -38,7 +38,7 @@ func TestWholePath(t *testing.T) {
 	require.Zero(t, again.Rows, "planning twice adds nothing")
 
 	s.drain(t, nil)
-	require.EqualValues(t, 800-old, s.db.Int(t, `SELECT count(*) FROM audit_logs`))
+	require.Equal(t, 800-old, s.db.Int(t, `SELECT count(*) FROM audit_logs`))
 	lines := s.committed(t)
 	require.Len(t, lines, int(old))
 	s.db.Exec(t, `CREATE TABLE restored (LIKE audit_logs)`)

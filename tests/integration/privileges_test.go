@@ -130,8 +130,10 @@ func (g *policyGuard) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	g.mu.Unlock()
 	if !g.allowed[action] {
-		return &http.Response{StatusCode: http.StatusForbidden, Request: r, Header: http.Header{},
-			Body: io.NopCloser(strings.NewReader(`<Error><Code>AccessDenied</Code></Error>`))}, nil
+		return &http.Response{
+			StatusCode: http.StatusForbidden, Request: r, Header: http.Header{},
+			Body: io.NopCloser(strings.NewReader(`<Error><Code>AccessDenied</Code></Error>`)),
+		}, nil
 	}
 	return g.next.RoundTrip(r)
 }

@@ -420,7 +420,7 @@ func TestTwins(t *testing.T) {
 				ctx, cancel := context.WithTimeout(failpoint.With(context.WithoutCancel(ctx), nothing), time.Minute)
 				go func() {
 					defer cancel()
-					twin <- worker.Run(ctx, tr.deps(nil), worker.RunOptions{Drain: true, Patience: 20 * time.Second})
+					twin <- worker.Run(ctx, tr.deps(), worker.RunOptions{Drain: true, Patience: 20 * time.Second})
 				}()
 				if !locked { // the twin can go all the way while the first one stands still
 					err := <-twin

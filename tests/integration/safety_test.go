@@ -20,7 +20,7 @@ func TestMinRetentionIsInTheDelete(t *testing.T) {
 	tr.cfg.Databases[0].Tables[0].MinRetention = 1000 * 24 * time.Hour
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	require.NoError(t, worker.Run(ctx, tr.deps(nil), worker.RunOptions{Drain: true, Patience: time.Second}))
+	require.NoError(t, worker.Run(ctx, tr.deps(), worker.RunOptions{Drain: true, Patience: time.Second}))
 	require.EqualValues(t, 2, tr.rowsLeft())
 	tr.exactlyOnce()
 }

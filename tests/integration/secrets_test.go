@@ -90,13 +90,19 @@ func TestSecretsStaySecret(t *testing.T) {
 	activity := site.watch(control)
 	site.run(nil, "migrate")
 	for _, broken := range []map[string]string{
-		{"source": "wrong source password"}, {"control": "wrong control password"}, {"s3": "wrong S3 key"},
-		{"port": "1"}, {"endpoint": "http://127.0.0.1:1"}, {"extra": "s3_secret: " + planted["S3 key"]}, {"endpoint": "http://user:" + url.QueryEscape(planted["S3 key"]) + "@127.0.0.1:1"},
+		{"source": "wrong source password"},
+		{"control": "wrong control password"},
+		{"s3": "wrong S3 key"},
+		{"port": "1"},
+		{"endpoint": "http://127.0.0.1:1"},
+		{"extra": "s3_secret: " + planted["S3 key"]},
+		{"endpoint": "http://user:" + url.QueryEscape(planted["S3 key"]) + "@127.0.0.1:1"},
 		{"source url": "postgres://reader:" + url.QueryEscape(planted["source password"]) + "@127.0.0.1:noport/x"},
 		{"source url": "postgres://reader:" + planted["source password"] + "@127.0.0.1:5432/x?sslmode=what"},
 		{"source url": "host=127.0.0.1 user=reader password=" + planted["source password"]},
 		{"source url": "${NO_SUCH_VARIABLE}:" + planted["source password"]},
-		{"environment": "yes"}, nil,
+		{"environment": "yes"},
+		nil,
 	} {
 		for _, command := range []string{"config", "check", "plan --dry-run", "plan --json", "run", "work --drain", "status --json", "jobs list --json", "ls", "migrate --status"} {
 			site.run(broken, strings.Fields(command)...)

@@ -115,10 +115,10 @@ func (s *site) plan(t *testing.T) []*planner.Plan {
 	return out
 }
 
-func (s *site) deps(onBatch func(worker.Done)) worker.Deps {
+func (s *site) deps() worker.Deps {
 	return worker.Deps{
 		Config: s.cfg, Ledger: s.ledger, Store: s.store, Sources: map[string]*source.DB{"main": s.src},
-		Log: s.log, Version: "test", OnBatch: onBatch,
+		Log: s.log, Version: "test",
 	}
 }
 
@@ -130,7 +130,7 @@ func (s *site) drain(t *testing.T, at failpoint.Handler) {
 	if at != nil {
 		ctx = failpoint.With(ctx, at)
 	}
-	require.NoError(t, worker.Run(ctx, s.deps(nil), worker.RunOptions{Drain: true, Patience: 20 * time.Second}))
+	require.NoError(t, worker.Run(ctx, s.deps(), worker.RunOptions{Drain: true, Patience: 20 * time.Second}))
 	require.NoError(t, ctx.Err(), "the drain did not end in time")
 }
 
@@ -159,13 +159,13 @@ func (s *site) committed(t *testing.T) []string {
 		var m layout.Manifest
 		require.NoError(t, json.Unmarshal(s.bucket.Read(t, key), &m), key)
 		body := s.bucket.Read(t, m.Object)
-		require.EqualValues(t, m.StoredBytes, len(body), m.Object)
+		require.Len(t, body, int(m.StoredBytes), m.Object)
 		r, err := encode.NewReader(bytes.NewReader(body), m.Compression)
 		require.NoError(t, err)
 		raw, err := io.ReadAll(r)
 		require.NoError(t, err)
 		require.EqualValues(t, m.Rows, bytes.Count(raw, []byte("\n")), m.Object)
-		require.EqualValues(t, m.RawBytes, len(raw), m.Object)
+		require.Len(t, raw, int(m.RawBytes), m.Object)
 		lines = append(lines, strings.Split(strings.TrimSuffix(string(raw), "\n"), "\n")...)
 	}
 	return lines

@@ -135,7 +135,7 @@ func (tr *trial) interrupt(point string) {
 		reached.Store(true)
 		stop()
 		return errHere
-	})), tr.deps(nil), worker.RunOptions{Drain: true, Patience: 20 * time.Second})
+	})), tr.deps(), worker.RunOptions{Drain: true, Patience: 20 * time.Second})
 	require.NoError(tr.t, err)
 	require.True(tr.t, reached.Load(), "the point %s was not reached", point)
 }
@@ -154,7 +154,7 @@ func (tr *trial) shutDown(point string) {
 		stop()
 		<-ctx.Done()
 		return ctx.Err()
-	})), tr.deps(nil), worker.RunOptions{Drain: true, Patience: 20 * time.Second})
+	})), tr.deps(), worker.RunOptions{Drain: true, Patience: 20 * time.Second})
 	require.NoError(tr.t, err)
 	require.True(tr.t, reached.Load(), "the point %s was not reached", point)
 }
@@ -179,7 +179,7 @@ func (tr *trial) start(at failpoint.Handler) (wait func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		err = worker.Run(run, tr.deps(nil), worker.RunOptions{Drain: true, Patience: 20 * time.Second})
+		err = worker.Run(run, tr.deps(), worker.RunOptions{Drain: true, Patience: 20 * time.Second})
 	}()
 	end := sync.OnceFunc(func() {
 		<-ended
