@@ -128,7 +128,7 @@ var effectFindings = []findingCase{
 	{name: "rule", sql: `CREATE RULE keep AS ON DELETE TO audit_logs DO INSTEAD NOTHING`, want: []string{"refuse delete_rule"}, says: "keep on public.audit_logs", hint: "DROP RULE"},
 	{name: "also-rule of one leaf", bare: true, sql: partedTable + `CREATE TABLE log (id bigint); CREATE RULE k AS ON DELETE TO p1 DO ALSO INSERT INTO log VALUES (old.id)`, want: []string{"refuse delete_rule"}, says: "k on public.p1"},
 	{name: "disabled rule", sql: `CREATE RULE keep AS ON DELETE TO audit_logs DO INSTEAD NOTHING; ALTER TABLE audit_logs DISABLE RULE keep`},
-	{name: "replication role", role: true, sql: `GRANT ALL ON audit_logs TO $ROLE; ALTER ROLE $ROLE SET session_replication_role = replica`, want: []string{"refuse replication_role", "warn not_owner"}, says: "refer to nothing", hint: "RESET session_replication_role"},
+	{name: "replication role", role: true, sql: `GRANT SELECT, INSERT, UPDATE, DELETE ON audit_logs TO $ROLE; ALTER ROLE $ROLE SET session_replication_role = replica`, want: []string{"refuse replication_role", "warn not_owner"}, says: "refer to nothing", hint: "RESET session_replication_role"},
 }
 
 // Who sees the deletes downstream, or keeps them from happening.
