@@ -80,6 +80,10 @@ fuzz: deps ## Run each fuzz target for FUZZ_TIME (20s)
 	  done; \
 	done
 
+.PHONY: model
+model: ## Check the model of the batch protocol, docs/model, in every state (needs gcc; installs spin)
+	docs/model/check.sh
+
 .PHONY: bench
 bench: deps build ## Archive BENCH_ROWS rows, beside the floor and a pipeline by hand (two minutes)
 	@command -v pigz >/dev/null || { echo "installing pigz"; { apt-get update -q && apt-get install -y -q pigz; } || dnf install -y -q pigz || brew install pigz; } >&2

@@ -27,7 +27,8 @@ func (w *Worker) deleteRequest(a *attempt) source.DeleteRequest {
 		Table: a.table, Key: a.batch.KeyColumns, Range: a.batch.Range, Digest: o.Digest, Content: o.ContentGuard, Fingerprint: o.Fingerprint,
 		Identity: source.Identity{SystemID: o.SystemID, Timeline: o.Timeline},
 		LockKey:  w.lockKey(a.batch.ID), Timeout: w.Config.Worker.BatchTimeout,
-		Fence: func(ctx context.Context) error { return w.Ledger.StartDelete(ctx, a.batch) },
+		Fence:  func(ctx context.Context) error { return w.Ledger.StartDelete(ctx, a.batch) },
+		Newest: func(ctx context.Context) error { return w.Ledger.StillDeleting(ctx, a.batch) },
 	}
 }
 

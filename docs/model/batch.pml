@@ -166,16 +166,16 @@ bit row_lost, uncommitted_rows_at_the_end, manifest_while_rows_are_there, two_co
  * so this is the first half of DESIGN section 1. */
 inline check() {
 	d_step {
-	row_lost = ((byUs & ~COVERED((superseded | (object -> NAME(object) : 0)) & whole)) != 0);
-	assert(!row_lost);
+		row_lost = ((byUs & ~COVERED((superseded | (object -> NAME(object) : 0)) & whole)) != 0);
+		assert(!row_lost);
 #ifndef LOOSE
-	/* A manifest means committed: its rows are not in the table. */
-	manifest_while_rows_are_there = ((table & COVERED(manifests)) != 0);
-	assert(!manifest_while_rows_are_there);
-	two_committed_objects = ((manifests & (manifests - 1)) != 0);
-	assert(!two_committed_objects);
+		/* A manifest means committed: its rows are not in the table. */
+		manifest_while_rows_are_there = ((table & COVERED(manifests)) != 0);
+		assert(!manifest_while_rows_are_there);
+		two_committed_objects = ((manifests & (manifests - 1)) != 0);
+		assert(!two_committed_objects);
 #endif
-	check_end()
+		check_end()
 	}
 }
 

@@ -67,6 +67,21 @@ func (l *Ledger) StartDelete(ctx context.Context, b *Batch) error {
 	return err
 }
 
+// StillDeleting returns ErrStale unless this attempt is the newest and the batch is
+// `deleting`. Under the batch's advisory lock on the source the answer stays true for
+// every decision that another attempt could make.
+func (l *Ledger) StillDeleting(ctx context.Context, b *Batch) error {
+	var mine bool
+	err := l.Pool.QueryRow(ctx, l.SQL(`SELECT count(*) = 1 FROM {s}.batch WHERE id = $1 AND attempt = $2 AND state = 'deleting'`), b.ID, b.Attempt).Scan(&mine)
+	if err != nil {
+		return fmt.Errorf("ledger: look at batch %d: %w", b.ID, err)
+	}
+	if !mine {
+		return fmt.Errorf("ledger: decide about batch %d, attempt %d: %w", b.ID, b.Attempt, ErrStale)
+	}
+	return nil
+}
+
 // NotDeleted moves deleting -> verified, when the delete's transaction is known
 // to have been rolled back.
 func (l *Ledger) NotDeleted(ctx context.Context, b *Batch) error {

@@ -31,6 +31,9 @@ type DeleteRequest struct {
 	// Fence is called with the advisory lock held and before any row is locked. An
 	// error from it ends the transaction.
 	Fence func(context.Context) error
+	// Newest is called by Resolve with the advisory lock held. An error says that this
+	// attempt may not decide any more.
+	Newest func(context.Context) error
 }
 
 // Outcome says how a guarded delete ended. Only Deleted removed anything.

@@ -42,7 +42,7 @@ const lookupRows = 1000
 func (d *DB) Resolve(ctx context.Context, r DeleteRequest, rows RowReader) (Fate, string, error) {
 	var fate Fate
 	var lsn string
-	settings := "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
+	settings := "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
 	// Read-write, since a standby must not answer this: LOCK is refused there.
 	// Read-committed, since the statement that takes the advisory lock has its
 	// snapshot before it has the lock: a twin that commits and lets go of the lock
@@ -54,6 +54,11 @@ func (d *DB) Resolve(ctx context.Context, r DeleteRequest, rows RowReader) (Fate
 		}
 		if ok, err := t.tryBatchLock(ctx, r.LockKey); err != nil || !ok {
 			fate = TwinDeciding
+			return err
+		}
+		// Only the newest attempt may decide. An older one that gets the lock late could
+		// find the rows gone because the newer one archived them in another object.
+		if err := r.Newest(ctx); err != nil {
 			return err
 		}
 		if err := failpoint.Hit(ctx, "resolve:locked"); err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -376,4 +377,30 @@ func TestResolveOnAnotherServer(t *testing.T) {
 	message, hint := tr.lastError()
 	require.Contains(t, message, "another server")
 	require.Contains(t, hint, "databases[]")
+}
+
+// TestOvertakenAttemptDoesNotDecide has an attempt overtaken before it looks at the
+// rows: it must not take what the newer one did for its own commit, and write the
+// manifest of an object that was set aside. The model in docs/model found this.
+func TestOvertakenAttemptDoesNotDecide(t *testing.T) {
+	t.Parallel()
+	tr := newTrial(t, 10, "")
+	tr.deleting()
+	var mu sync.Mutex
+	var passed []string
+	tr.finish(func(ctx context.Context, name string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if name == "state:deleting" && len(passed) == 0 {
+			if _, err := tr.ledger.Claim(ctx, tr.count(`SELECT id FROM {s}.batch`)); err != nil {
+				return err
+			}
+		}
+		passed = append(passed, name)
+		return nil
+	})
+	require.Equal(t, "state:deleting", passed[0])
+	require.Equal(t, "state:deleting", passed[1], "the overtaken attempt went on to %s", passed[1])
+	require.Contains(t, passed, "resolve:decided", "the next one decided")
+	tr.archived(1)
 }
