@@ -104,7 +104,7 @@ deps: ## Find or install PostgreSQL's programs, and build the local S3 server
 	@CGO_ENABLED=0 go -C tools/s3dev build -trimpath -ldflags '-s -w' -o $(ARCHIVER_S3DEV) .
 
 .PHONY: extras
-extras: ## Install what only some tests need: PgBouncer and libfaketime
+extras: ## Install what only some tests need: PgBouncer, libfaketime, Chromium and what drives it
 	@scripts/extras.sh
 
 .PHONY: up

@@ -7,6 +7,7 @@
 package jobs
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strings"
 	"time"
@@ -45,7 +46,8 @@ func (a BatchArgs) InsertOpts() river.InsertOpts {
 	return river.InsertOpts{
 		Queue:       Queue(a.Database),
 		MaxAttempts: MaxAttempts,
-		Tags:        []string{Queue(a.Database), fmt.Sprintf("run_%d", a.RunID)},
+		Pending:     true, // until it is admitted
+		Tags:        []string{Queue(a.Database), tableTag(a.Table), fmt.Sprintf("run_%d", a.RunID)},
 		UniqueOpts: river.UniqueOpts{
 			ByArgs: true,
 			ByState: []rivertype.JobState{
@@ -54,6 +56,30 @@ func (a BatchArgs) InsertOpts() river.InsertOpts {
 			},
 		},
 	}
+}
+
+// tableTag names a table as River's tags allow: letters, digits, _ and - only, so
+// that River UI can filter by it. public.audit_logs becomes table_public_audit_logs.
+// A name that loses more than its dot on the way ends in a hash. Nothing is decided by
+// a tag, so it does no harm that a.b_c and a_b.c share one.
+func tableTag(table string) string {
+	const most = 200 // of the 255 that River allows
+	lost := len(table) > most
+	name := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '_', r == '-':
+			return r
+		case r != '.':
+			lost = true
+		}
+		return '_'
+	}, table)
+	name = name[:min(len(name), most)]
+	if lost || strings.HasSuffix(name, "-") {
+		sum := sha256.Sum256([]byte(table))
+		name += fmt.Sprintf("_%x", sum[:4])
+	}
+	return "table_" + name
 }
 
 // Queue is the River queue of a source database.

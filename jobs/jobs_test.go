@@ -2,6 +2,8 @@ package jobs_test
 
 import (
 	"log/slog"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,6 +33,31 @@ func TestRetryDelayGrowsToAMinute(t *testing.T) {
 	want := map[int]time.Duration{-1: 2 * time.Second, 0: 2 * time.Second, 1: 2 * time.Second, 2: 4 * time.Second, 3: 8 * time.Second, 5: 32 * time.Second, 6: time.Minute, 7: time.Minute, 1 << 30: time.Minute}
 	for attempt, delay := range want {
 		require.Equal(t, delay, jobs.RetryDelay(attempt), "attempt %d", attempt)
+	}
+}
+
+// TestTagsNameDatabaseTableAndRun holds the tags to the rule that River has for them,
+// which it checks only when a job is inserted.
+func TestTagsNameDatabaseTableAndRun(t *testing.T) {
+	t.Parallel()
+	rule := regexp.MustCompile(`\A[\w][\w\-]+[\w]\z`)
+	tags := func(table string) []string {
+		return jobs.BatchArgs{Database: "orders", Table: table, RunID: 7}.InsertOpts().Tags
+	}
+	require.Equal(t, []string{"db_orders", "table_public_audit_logs", "run_7"}, tags("public.audit_logs"))
+	require.Equal(t, "table_audit_Change-Log", tags("audit.Change-Log")[1])
+	seen := map[string]string{}
+	for _, table := range []string{
+		"a.b", "public.LoginEvents", "public.audit logs", "public.audit?logs", "public.журнал", "public.протоко", "public.x-", "public.\xff",
+		"public." + strings.Repeat("t", 63), strings.Repeat("s", 200) + ".a", strings.Repeat("s", 200) + ".b",
+	} {
+		for _, tag := range tags(table) {
+			require.Regexp(t, rule, tag, table)
+			require.LessOrEqual(t, len(tag), 255, table)
+		}
+		tag := tags(table)[1]
+		require.NotContains(t, seen, tag, table)
+		seen[tag] = table
 	}
 }
 

@@ -124,15 +124,19 @@ func Up(ctx context.Context, pool *pgxpool.Pool, schema string, logger *slog.Log
 	if before.Newer() {
 		return before, after, &NotMigratedError{Schema: schema, Status: before}
 	}
-	if err := up(ctx, pool, schema, before.Ledger); err != nil {
-		return before, after, err
+	if _, err := pool.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{schema}.Sanitize()); err != nil {
+		return before, after, fmt.Errorf("create schema %s: %w", pgx.Identifier{schema}.Sanitize(), err)
 	}
+	// River's tables first: ours put a trigger on its queue.
 	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: schema, Logger: logger})
 	if err != nil {
 		return before, after, fmt.Errorf("river migrations: %w", err)
 	}
 	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
 		return before, after, fmt.Errorf("river migrations: %w", err)
+	}
+	if err := up(ctx, pool, schema, before.Ledger); err != nil {
+		return before, after, err
 	}
 	after, err = Read(ctx, pool, schema)
 	return before, after, err
@@ -145,9 +149,6 @@ func up(ctx context.Context, pool *pgxpool.Pool, schema string, have int) error 
 	}
 	quoted := pgx.Identifier{schema}.Sanitize()
 	if have == 0 {
-		if _, err := pool.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+quoted); err != nil {
-			return fmt.Errorf("create schema %s: %w", quoted, err)
-		}
 		if _, err := pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+quoted+`.ledger_migration (
 			version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())`); err != nil {
 			return fmt.Errorf("create %s.ledger_migration: %w", quoted, err)

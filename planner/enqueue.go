@@ -21,13 +21,31 @@ const pageBatches = 1000
 // was written before an error stays, is complete in itself, and the next plan
 // goes on behind it. With ledger.ErrPlannedMeanwhile another planner came first.
 func (p *Plan) Enqueue(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx]) error {
+	if len(p.Pages) == 0 {
+		return nil
+	}
+	return p.enqueueThen(ctx, l, client, func(context.Context, pgx.Tx) error { return nil })
+}
+
+// enqueueThen is Enqueue; finish runs in the transaction of the last page, or in one
+// of its own if there is no page, and with its error that page is not written.
+func (p *Plan) enqueueThen(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx], finish func(context.Context, pgx.Tx) error) error {
+	if len(p.Pages) == 0 {
+		return l.InTx(ctx, func(tx pgx.Tx) error { return finish(ctx, tx) })
+	}
 	seq := p.Open.PlanSeq
 	for from := 0; from < len(p.Pages); from += pageBatches {
 		page := p.Pages[from:min(from+pageBatches, len(p.Pages))]
 		if err := failpoint.Hit(ctx, "enqueue:page"); err != nil {
 			return err
 		}
-		err := l.InTx(ctx, func(tx pgx.Tx) error { return p.enqueuePage(ctx, tx, l, client, page, seq) })
+		err := l.InTx(ctx, func(tx pgx.Tx) error {
+			err := p.enqueuePage(ctx, tx, l, client, page, seq)
+			if err == nil && from+len(page) == len(p.Pages) {
+				err = finish(ctx, tx)
+			}
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("enqueue %s (%d of %d batches were enqueued): %w", p.Table, p.Enqueued, len(p.Pages), err)
 		}

@@ -1,29 +1,32 @@
 #!/usr/bin/env bash
-# Installs what only some tests need beside PostgreSQL: PgBouncer, and libfaketime,
-# under which a server's clock is another one. Where that is not possible it says so;
-# the tests in question then fail and say it again.
+# Installs what only some tests need beside PostgreSQL: PgBouncer, libfaketime, under
+# which a server's clock is another one, and a browser with what drives it. Where that is
+# not possible it says so; the tests in question then fail and say it again.
 set -euo pipefail
 
 have_faketime() { compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null || compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null || compgen -G '/opt/homebrew/lib/faketime/libfaketime*' >/dev/null; }
 have_pgbouncer() { PATH=$PATH:/usr/sbin command -v pgbouncer >/dev/null; }
 
-have_pgbouncer && have_faketime && exit
-echo "extras: installing pgbouncer and libfaketime for tests" >&2
-if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
-  export DEBIAN_FRONTEND=noninteractive
-  # The package would start a PgBouncer of its own.
-  policy=/usr/sbin/policy-rc.d
-  if [[ ! -e $policy ]]; then
-    printf '#!/bin/sh\nexit 101\n' >$policy
-    chmod +x $policy
-    trap 'rm -f "$policy"' EXIT
+if ! have_pgbouncer || ! have_faketime; then
+  echo "extras: installing pgbouncer and libfaketime for tests" >&2
+  if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then
+    export DEBIAN_FRONTEND=noninteractive
+    # The package would start a PgBouncer of its own.
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+      printf '#!/bin/sh\nexit 101\n' >$policy
+      chmod +x $policy
+      trap 'rm -f "$policy"' EXIT
+    fi
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends pgbouncer faketime >&2
+  elif [[ $(id -u) -eq 0 ]] && command -v dnf >/dev/null; then
+    dnf install -y -q pgbouncer libfaketime >&2
+  elif [[ $(id -u) -ne 0 ]] && command -v brew >/dev/null; then
+    brew install --quiet pgbouncer libfaketime >&2
   fi
-  apt-get update -qq
-  apt-get install -y -qq --no-install-recommends pgbouncer faketime >&2
-elif [[ $(id -u) -eq 0 ]] && command -v dnf >/dev/null; then
-  dnf install -y -q pgbouncer libfaketime >&2
-elif [[ $(id -u) -ne 0 ]] && command -v brew >/dev/null; then
-  brew install --quiet pgbouncer libfaketime >&2
 fi
 have_pgbouncer && have_faketime ||
   echo "extras: install the packages pgbouncer and faketime (libfaketime) by hand; without them TestPgBouncer and TestClockOff fail" >&2
+"$(dirname "${BASH_SOURCE[0]}")/browser.sh" install >/dev/null ||
+  echo "extras: install Chromium and Node.js by hand, then: make extras; without them TestBrowser fails" >&2

@@ -25,6 +25,8 @@ type attempt struct {
 	timings ledger.Timings
 	rounds  int // times that the rows were read
 
+	progress progress // for River UI
+
 	// readBack: this attempt has read the batch's object back and found it whole.
 	readBack bool
 	// deleted: it is known that the object's rows are gone from the table, by our
@@ -37,6 +39,9 @@ type attempt struct {
 // of DESIGN section 3; the ledger's state decides which stage comes next, so a
 // resumed attempt and a fresh one run through the same lines.
 func (w *Worker) archive(ctx context.Context, a *attempt) error {
+	if err := w.guard(ctx, a); err != nil {
+		return err
+	}
 	if err := w.claim(ctx, a); err != nil {
 		return err
 	}
@@ -55,6 +60,7 @@ func (w *Worker) step(ctx context.Context, a *attempt) error {
 	switch a.batch.State {
 	case ledger.Planned:
 		// All rows are in the table. No object counts.
+		a.progress.stage(stageRead)
 		spool, err := w.extract(ctx, a)
 		if err != nil {
 			return err
@@ -64,27 +70,33 @@ func (w *Worker) step(ctx context.Context, a *attempt) error {
 			return w.recordEmpty(ctx, a)
 		}
 		// The rows are in the spool too; the transaction that read them has ended.
+		a.progress.stage(stageUpload)
 		stored, err := w.upload(ctx, a, spool)
 		if err != nil {
 			return err
 		}
 		// An object is in storage that nobody refers to yet.
+		a.progress.stage(stageVerify)
 		return w.verify(ctx, a, spool, stored) // -> Verified
 
 	case ledger.Verified:
 		// All rows are in the table, and in an object that was once read back whole.
 		if !a.readBack {
+			a.progress.stage(stageVerify)
 			return w.readBack(ctx, a) // or -> Planned
 		}
 		// This very attempt has seen the object whole.
+		a.progress.stage(stageDelete)
 		return w.deleteRows(ctx, a) // -> Deleting, deleted; or -> Planned
 
 	case ledger.Deleting:
 		// The rows are in the object. Whether they are in the table is not known ...
 		if !a.deleted {
+			a.progress.stage(stageResolve)
 			return w.resolve(ctx, a) // -> Verified, Planned, or deleted
 		}
 		// ... and now it is: they are gone, by our own doing.
+		a.progress.stage(stageRecord)
 		return w.record(ctx, a) // -> Archived
 
 	case ledger.Archived, ledger.Empty, ledger.Cancelled:

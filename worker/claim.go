@@ -3,13 +3,28 @@ package worker
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	"github.com/audit-table-archiver/archiver/internal/fleet"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/source"
 )
+
+// guard holds the fleet's limits and pauses against whatever made this job available
+// besides admission.
+func (w *Worker) guard(ctx context.Context, a *attempt) error {
+	reason, err := fleet.Guard(ctx, w.Ledger, a.job.Args.Database, a.job.Args.BatchID)
+	if err != nil {
+		return err
+	}
+	if reason != "" {
+		return &waitError{reason: reason, after: time.Second}
+	}
+	return nil
+}
 
 // claim starts a new attempt in the ledger, which fences all older ones, and
 // checks that the configuration of today still wants the batch archived: what was
@@ -20,8 +35,8 @@ func (w *Worker) claim(ctx context.Context, a *attempt) error {
 		return err
 	}
 	a.batch = b
-	a.log = w.Log.With(zap.String("database", b.Database), zap.String("table", b.Schema+"."+b.Table),
-		zap.Int64("batch_id", b.ID), zap.Int64("job_id", a.job.ID), zap.Int("attempt", b.Attempt))
+	a.log = withJobLog(ctx, w.Log.With(zap.String("database", b.Database), zap.String("table", b.Schema+"."+b.Table),
+		zap.Int64("batch_id", b.ID), zap.Int64("job_id", a.job.ID), zap.Int("attempt", b.Attempt)))
 	if b.State.Final() {
 		return nil
 	}

@@ -124,7 +124,7 @@ func (w *Worker) read(ctx context.Context, a *attempt, maxRows int64) (*spool, e
 	}, func(t *source.Table) (io.Writer, error) {
 		columns, key := t.Encoding()
 		var err error
-		out, err = encode.NewWriter(spoolWriter{f, w.spoolDir()}, encode.Options{
+		out, err = encode.NewWriter(spoolWriter{a.progress.counted(f), w.spoolDir()}, encode.Options{
 			Columns: columns, Key: key, Content: a.table.DeleteGuard == config.DeleteGuardContent,
 			Compression: a.table.Compression, Level: a.table.CompressionLevel, MaxRawBytes: a.table.MaxBatchBytes,
 		})
@@ -143,6 +143,7 @@ func (w *Worker) read(ctx context.Context, a *attempt, maxRows int64) (*spool, e
 	a.timings.Serialize += s.object.Serialize.Seconds()
 	a.timings.Compress += s.object.Compress.Seconds()
 	a.timings.Query += max(elapsed-s.object.Serialize, 0).Seconds()
+	a.progress.holds(s.object.Rows, s.object.StoredBytes)
 	a.log.Debug("rows read", zap.Int64("rows", s.object.Rows), zap.Int64("bytes", s.object.RawBytes), zap.Duration("duration", elapsed))
 	return s, nil
 }

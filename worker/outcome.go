@@ -69,7 +69,9 @@ const staleWait = 15 * time.Second
 //	rights, schema, refusals, 403, 404   -> cancel: a human must act
 //	anything else                        -> retry, a few times
 func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
+	a.progress.stop()
 	if err == nil {
+		a.report(ctx, string(a.state()), "")
 		return nil
 	}
 	// What is written about the attempt must be written even though its time is up.
@@ -83,6 +85,7 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 		return w.cancelled(note, a, err)
 	case cause != nil && !errors.Is(cause, context.DeadlineExceeded):
 		a.log.Info("stopped before the batch was done", zap.String("state", string(a.state())))
+		a.report(ctx, endStopped, "")
 		return river.JobSnooze(0)
 	case errors.Is(err, ledger.ErrStale):
 		a.log.Info("another attempt has taken over")
@@ -105,6 +108,7 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 				a.log.Warn("the reason for waiting was not recorded", zap.Error(err))
 			}
 		}
+		a.report(ctx, endWaits, wait.reason)
 		return river.JobSnooze(wait.after)
 	}
 
@@ -121,11 +125,13 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 		described = fmt.Errorf("%w (hint: %s)", described, hint)
 	}
 	if last {
+		a.report(ctx, endFailed, "")
 		a.log.Error("batch failed", zap.Error(described))
 		if w.OnBatch != nil {
 			w.OnBatch(Done{Database: a.job.Args.Database, Failed: true})
 		}
 	} else {
+		a.report(ctx, endRetry, "")
 		a.log.Warn("batch failed; it will be tried again", zap.Error(described), zap.Duration("in", jobs.RetryDelay(a.job.Attempt)))
 	}
 	if final {
@@ -169,6 +175,7 @@ func (w *Worker) cancelled(ctx context.Context, a *attempt, err error) error {
 	if cancelErr != nil && !errors.Is(cancelErr, ledger.ErrStale) { // stale: whoever cancelled has recorded it
 		a.log.Warn("the cancellation was not recorded", zap.Error(cancelErr))
 	}
+	a.report(ctx, string(ledger.Cancelled), "by an operator; nothing was deleted")
 	return river.JobCancel(fmt.Errorf("cancelled by an operator; nothing was deleted: %w", err))
 }
 

@@ -7,18 +7,20 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivertype"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/fleet"
+	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
@@ -30,8 +32,12 @@ type RunOptions struct {
 	Patience time.Duration
 }
 
-// reapEvery is how often a replica looks for dead ones.
-const reapEvery = 2 * time.Second
+// How often a replica looks for dead ones and for free seats, and how often it compares
+// the ledger with the queue. What a batch frees is filled at once.
+const (
+	tendEvery      = time.Second
+	reconcileEvery = 5 * time.Second
+)
 
 // Run works the queues of all configured databases until ctx ends, or, with
 // Drain, until nothing is left. When ctx ends it takes no more jobs, lets running
@@ -45,8 +51,7 @@ func Run(ctx context.Context, d Deps, o RunOptions) error {
 	if err := CheckSpool(d.Config.Worker.SpoolDir); err != nil {
 		return err
 	}
-	w := &Worker{Deps: d, ledgerID: id, seats: make(chan struct{}, d.Config.Worker.Concurrency)}
-	self := workerID()
+	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), freed: make(chan struct{}, 1)}
 	pooled, err := behindPooler(ctx, d.Ledger.Pool)
 	if err != nil {
 		return err
@@ -54,12 +59,14 @@ func Run(ctx context.Context, d Deps, o RunOptions) error {
 	if pooled {
 		d.Log.Info("the control database is behind a connection pooler: jobs are found by asking for them each second")
 	}
-	client, err := newClient(w, self, pooled)
+	client, err := newClient(w, pooled)
 	if err != nil {
 		return err
 	}
 	host, _ := os.Hostname() // shown to people only
-	lease, err := fleet.Join(ctx, d.Ledger, fleet.Worker{ID: self, Host: host, PID: os.Getpid(), Version: d.Version}, d.Config.Worker.Lease)
+	lease, err := fleet.Join(ctx, d.Ledger, fleet.Worker{
+		ID: d.ID, Host: host, PID: os.Getpid(), Version: d.Version, Limits: fleet.LimitsOf(d.Config),
+	}, d.Config.Worker.Lease)
 	if err != nil {
 		return err
 	}
@@ -75,6 +82,7 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 	if err := client.Start(startCtx); err != nil {
 		return fmt.Errorf("start the job queue: %w", err)
 	}
+	w.Health.Joined(lease.Held)
 	w.Log.Info("worker started", zap.String("worker", client.ID()), zap.Int("concurrency", w.Config.Worker.Concurrency))
 
 	work, stop := context.WithCancel(ctx)
@@ -94,7 +102,7 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 		}
 		return err
 	})
-	g.Go(func() error { w.reap(work, client.ID()); return nil })
+	g.Go(func() error { w.tend(work, client); return nil })
 	if o.Drain {
 		g.Go(func() error {
 			defer stop()
@@ -103,6 +111,7 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 	}
 
 	<-work.Done()
+	w.Health.Stopping()
 	if err := context.Cause(held); err != nil {
 		return err
 	}
@@ -123,29 +132,91 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 	return errors.Join(g.Wait(), stopErr)
 }
 
-// reap returns the jobs of dead replicas, and those of this one that never reached
-// it, to the queue until ctx ends.
-func (w *Worker) reap(ctx context.Context, self string) {
-	tick := time.NewTicker(reapEvery)
+// tend keeps the fleet going until ctx ends. Each replica does, so that none is needed.
+func (w *Worker) tend(ctx context.Context, client *river.Client[pgx.Tx]) {
+	reconciler := &fleet.Reconciler{Ledger: w.Ledger, Client: client}
+	tick, reconcile := time.NewTicker(tendEvery), time.NewTicker(reconcileEvery)
 	defer tick.Stop()
+	defer reconcile.Stop()
 	for {
-		ids, err := fleet.Reap(ctx, w.Ledger)
-		if err != nil && ctx.Err() == nil {
-			w.Log.Warn("dead workers were not looked for", zap.Error(err))
-		}
-		w.reclaim(ctx, self)
-		if len(ids) > 0 {
-			w.Log.Warn("jobs of a lost worker were returned to the queue", zap.Int64s("job_ids", ids))
-		}
+		w.admit(ctx)
 		select {
 		case <-ctx.Done():
 			return
+		case <-w.freed:
 		case <-tick.C:
+			w.bury(ctx)
+			w.reclaim(ctx)
+		case <-reconcile.C:
+			w.reconcile(ctx, reconciler)
 		}
 	}
 }
 
-func workerID() string {
+func (w *Worker) admit(ctx context.Context) {
+	a, err := fleet.Admit(ctx, w.Ledger)
+	if err != nil && ctx.Err() == nil {
+		w.Log.Warn("free seats were not filled", zap.Error(err))
+	}
+	if a.Parked > 0 {
+		w.Log.Info("batches wait again: something was paused, or a limit was lowered", zap.Int("batches", a.Parked))
+	}
+}
+
+// bury returns the jobs of dead replicas to the queue. Their sessions on the sources are
+// ended first: a replica that is only frozen may still hold a transaction open, and its
+// place is about to be given to another.
+func (w *Worker) bury(ctx context.Context) {
+	lost, err := fleet.Bury(ctx, w.Ledger)
+	if err != nil && ctx.Err() == nil {
+		w.Log.Warn("dead workers were not looked for", zap.Error(err))
+	}
+	if len(lost) == 0 {
+		return
+	}
+	dead := map[string][]string{}
+	for _, j := range lost {
+		if !slices.Contains(dead[j.Database], j.Worker) {
+			dead[j.Database] = append(dead[j.Database], j.Worker)
+		}
+	}
+	for database, workers := range dead {
+		if db := w.Sources[database]; db != nil {
+			w.endSessions(ctx, db, workers)
+		}
+	}
+	n, err := fleet.Return(ctx, w.Ledger, lost)
+	if err != nil && ctx.Err() == nil {
+		w.Log.Warn("the jobs of lost workers were not returned", zap.Error(err))
+	}
+	if n > 0 {
+		w.Log.Warn("jobs of lost workers were returned to the queue", zap.Int("jobs", n), zap.Any("workers", dead))
+	}
+}
+
+// endSessions is a courtesy: what a dead replica had begun cannot commit in any case.
+func (w *Worker) endSessions(ctx context.Context, db *source.DB, workers []string) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := db.EndSessions(ctx, workers); err != nil {
+		w.Log.Warn("the sessions of a lost worker were not ended", zap.String("database", db.Name), zap.Error(err))
+	}
+}
+
+// reconcile mends what was done to jobs by hand.
+func (w *Worker) reconcile(ctx context.Context, r *fleet.Reconciler) {
+	done, err := r.Reconcile(ctx)
+	if err != nil && ctx.Err() == nil {
+		w.Log.Warn("jobs that were changed by hand were not looked for", zap.Error(err))
+	}
+	if done.Any() {
+		w.Log.Warn("jobs were changed by hand; the ledger follows", zap.Int64s("enqueued_again", done.Reinserted), zap.Int64s("cancelled", done.Cancelled),
+			zap.Int64s("failed", done.Failed), zap.Int64s("retried", done.Revived))
+	}
+}
+
+// NewID makes a name for a replica that no other has.
+func NewID() string {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown"
@@ -155,18 +226,29 @@ func workerID() string {
 
 // newClient configures River. Every replica registers all job kinds, since the
 // one that leads discards what it does not know.
-func newClient(w *Worker, id string, pooled bool) (*river.Client[pgx.Tx], error) {
+func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 	workers := river.NewWorkers()
 	if err := river.AddWorkerSafely(workers, w); err != nil {
 		return nil, fmt.Errorf("register the batch worker: %w", err)
+	}
+	if w.Register != nil {
+		if err := w.Register(workers); err != nil {
+			return nil, err
+		}
 	}
 	queues := map[string]river.QueueConfig{jobs.ControlQueue: {MaxWorkers: 1}}
 	for _, d := range w.Config.Databases {
 		queues[jobs.Queue(d.Name)] = river.QueueConfig{MaxWorkers: min(d.Concurrency, w.Config.Worker.Concurrency)}
 	}
 	timeout := w.Config.Worker.BatchTimeout
-	client, err := river.NewClient(riverpgxv5.New(w.Ledger.Pool), &river.Config{
-		ID:      id,
+	// Admission tells the replicas of new jobs each second at the latest; with many
+	// replicas and databases, asking for them is what costs.
+	poll := 5 * time.Second
+	if pooled {
+		poll = time.Second
+	}
+	client, err := river.NewClient(newSeatedDriver(w.Ledger.Pool, w.running), &river.Config{
+		ID:      w.ID,
 		Schema:  w.Ledger.Schema(),
 		Queues:  queues,
 		Workers: workers,
@@ -174,10 +256,12 @@ func newClient(w *Worker, id string, pooled bool) (*river.Client[pgx.Tx], error)
 		// One fetch per 100 ms, the default, would leave a seat empty for half the
 		// time that a small batch takes.
 		FetchCooldown:     20 * time.Millisecond,
-		FetchPollInterval: time.Second,
+		FetchPollInterval: poll,
 		// A pooler that shares sessions swallows LISTEN without an error.
-		PollOnly:   pooled,
-		JobTimeout: timeout,
+		PollOnly:     pooled,
+		JobTimeout:   timeout,
+		PeriodicJobs: w.Periodic,
+		Middleware:   []rivertype.Middleware{jobLog()},
 		// A backstop only: the lease finds a dead worker within seconds.
 		RescueStuckJobsAfter: timeout + 5*time.Minute,
 		SoftStopTimeout:      softStop(w.Config.Worker.ShutdownTimeout),

@@ -14,18 +14,26 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/objstore"
 	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/internal/telemetry"
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
-// Deps are what a worker works with. All fields but OnBatch are required.
+// Deps are what a worker works with. OnBatch, Health, Register and Periodic may be left
+// out.
 type Deps struct {
+	ID      string // NewID
 	Config  *config.Config
 	Ledger  *ledger.Ledger
 	Store   *objstore.Store
 	Sources map[string]*source.DB // by database name
 	Log     *zap.Logger
 	Version string
-	OnBatch func(Done) // called, from several goroutines, when a batch has ended
+	OnBatch func(Done)        // called, from several goroutines, when a batch has ended
+	Health  *telemetry.Health // told how the replica fares
+	// Register adds further kinds of jobs, and Periodic says when to enqueue them. Every
+	// replica must know all kinds: the one that leads discards what it does not know.
+	Register func(*river.Workers) error
+	Periodic []*river.PeriodicJob
 }
 
 // Done reports a batch that has ended.
@@ -41,9 +49,9 @@ type Worker struct {
 	river.WorkerDefaults[jobs.BatchArgs]
 	Deps
 	ledgerID    string
-	seats       chan struct{} // batches at a time in this process
-	running     running
-	preflighted sync.Map // table and fingerprint -> looked at by this process
+	running     *running
+	freed       chan struct{} // a batch has ended: a seat may be free
+	preflighted sync.Map      // table and fingerprint -> looked at by this process
 }
 
 // Timeout implements river.Worker. It is finite: River never rescues a job
@@ -59,16 +67,20 @@ func (w *Worker) NextRetry(job *river.Job[jobs.BatchArgs]) time.Time {
 
 // Work implements river.Worker.
 func (w *Worker) Work(ctx context.Context, job *river.Job[jobs.BatchArgs]) error {
+	defer w.seatFreed()
 	w.running.start(job.ID)
 	defer w.running.end(job.ID)
-	a := &attempt{job: job, log: w.Log.With(zap.Int64("batch_id", job.Args.BatchID), zap.Int64("job_id", job.ID)), began: time.Now()}
-	select {
-	case w.seats <- struct{}{}:
-		defer func() { <-w.seats }()
-	case <-ctx.Done():
-		return w.outcome(ctx, a, &waitError{reason: "this replica has no seat free (worker.concurrency)", after: time.Second})
-	}
+	a := &attempt{job: job, log: withJobLog(ctx, w.Log.With(zap.Int64("batch_id", job.Args.BatchID), zap.Int64("job_id", job.ID))), began: time.Now()}
+	w.startReport(ctx, a)
 	return w.outcome(ctx, a, w.try(ctx, a))
+}
+
+// seatFreed has the next batch admitted without waiting for the next look.
+func (w *Worker) seatFreed() {
+	select {
+	case w.freed <- struct{}{}:
+	default: // is to be looked at already
+	}
 }
 
 // try turns a panic into an error, so that it takes the same way as any other.

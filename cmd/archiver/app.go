@@ -29,6 +29,9 @@ type app struct {
 	ledger  *ledger.Ledger
 	sources map[string]*source.DB
 	store   *objstore.Store
+	health  *telemetry.Health // nil: nobody can ask
+	// workerID names this process among the replicas, if it becomes one.
+	workerID string
 	// abandoned: something may still hold connections, and nobody waits for it.
 	abandoned bool
 }
@@ -38,6 +41,9 @@ func (c *cli) load() (*app, error) {
 	flags := map[string]any{}
 	if c.logLevel != "" {
 		flags["log.level"] = c.logLevel
+	}
+	if c.uiListen != nil {
+		flags["ui.listen"] = *c.uiListen
 	}
 	cfg, err := config.Load(config.Options{File: c.config, Flags: flags})
 	if err != nil {
@@ -92,10 +98,11 @@ func (a *app) openControl(ctx context.Context) error {
 	return nil
 }
 
-// openSources prepares the pools of all source databases; it does not connect.
-func (a *app) openSources(ctx context.Context, purpose string) error {
+// openSources prepares the pools of all source databases; it does not connect. session is
+// shown as their application_name.
+func (a *app) openSources(ctx context.Context, session string) error {
 	for _, d := range a.cfg.Databases {
-		db, err := source.Open(ctx, d, purpose)
+		db, err := source.Open(ctx, d, session)
 		if err != nil {
 			return err
 		}

@@ -282,7 +282,7 @@ func checkSource(ctx context.Context, d config.Database, tables []config.Table) 
 		}
 		return f
 	}
-	db, err := source.Open(ctx, d, "check")
+	db, err := source.Open(ctx, d, "archiver check")
 	if err != nil {
 		return []checkFinding{trouble("", err)}
 	}

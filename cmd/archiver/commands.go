@@ -12,9 +12,13 @@ func (c *cli) commands() []*cobra.Command {
 		c.workCommand(),
 		c.runCommand(),
 		c.statusCommand(),
+		c.healthCommand(),
 		c.jobsCommand(),
+		c.pauseCommand(),
+		c.resumeCommand(),
 		c.lsCommand(),
 		c.catCommand(),
+		c.uiCommand(),
 		c.configCommand(),
 		c.versionCommand(),
 	}

@@ -41,7 +41,7 @@ type orphan struct {
 const listedPage = 500
 
 func (c *cli) lsOrphans(ctx context.Context, a *app, s selection, limit int) error {
-	if err := errors.Join(a.openStore(ctx), a.openSources(ctx, "ls")); err != nil {
+	if err := errors.Join(a.openStore(ctx), a.openSources(ctx, "archiver ls")); err != nil {
 		return err
 	}
 	prefixes := []string{path.Join(a.cfg.S3.Prefix, "/")}

@@ -80,7 +80,7 @@ func (c *cli) plan(ctx context.Context, o planOptions) error {
 		return err
 	}
 	defer a.close()
-	if err := a.openSources(ctx, "plan"); err != nil {
+	if err := a.openSources(ctx, "archiver plan"); err != nil {
 		return err
 	}
 	results, err := a.planTables(ctx, o, func(p planned) {

@@ -14,10 +14,11 @@ import (
 // cli is what all commands share: flags, and where output goes.
 type cli struct {
 	out, err io.Writer
-	config   string // --config
-	logLevel string // --log-level
-	json     bool   // --json
-	started  bool   // a command was found and its arguments are right
+	config   string  // --config
+	logLevel string  // --log-level
+	json     bool    // --json
+	uiListen *string // --listen of ui, where it is given
+	started  bool    // a command was found and its arguments are right
 }
 
 // run is the whole program: it returns the exit code.

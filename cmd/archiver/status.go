@@ -70,6 +70,8 @@ type tableStatus struct {
 	LastArchived  *string     `json:"last_archived_at"`
 	Paused        bool        `json:"paused"`
 	WaitingFor    *string     `json:"waiting_for"`
+
+	Schedule *scheduleStatus `json:"schedule"` // null: planned by hand
 }
 
 type batchCounts struct {
@@ -98,6 +100,7 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 	var totals []ledger.Totals
 	var backlogs []*fleet.Backlog
 	var workers []fleet.LiveWorker
+	var schedules []ledger.Schedule
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err := pgx.BeginTxFunc(ctx, a.control, snapshot, func(tx pgx.Tx) (err error) {
 		// It would take longer to compile these queries than to run them.
@@ -108,6 +111,9 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 			return err
 		}
 		if backlogs, err = fleet.Backlogs(ctx, a.ledger, tx); err != nil {
+			return err
+		}
+		if schedules, err = a.ledger.Schedules(ctx, tx); err != nil {
 			return err
 		}
 		workers, err = fleet.LiveWorkers(ctx, a.ledger, tx)
@@ -128,7 +134,11 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 	}
 	for _, d := range a.cfg.Databases {
 		for _, t := range d.Tables {
-			table(t.Database, t.Schema, t.Name).Configured = true
+			row := table(t.Database, t.Schema, t.Name)
+			row.Configured = true
+			if t.Schedule != "" {
+				row.Schedule = &scheduleStatus{Spec: t.Schedule}
+			}
 		}
 	}
 	for _, t := range totals {
@@ -136,6 +146,13 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 	}
 	for _, b := range backlogs {
 		table(b.Database, b.Schema, b.Table).addBacklog(b)
+	}
+	for _, d := range schedules {
+		if t := tables[[3]string{d.Database, d.Schema, d.Name}]; t != nil {
+			if err := t.addSchedule(d); err != nil {
+				return nil, err
+			}
+		}
 	}
 	for _, w := range workers {
 		s.Workers = append(s.Workers, workerStatus{ID: w.ID, Host: w.Host, StartedAt: stamp(w.StartedAt), Running: w.Running})
@@ -161,11 +178,11 @@ func (t *tableStatus) addBacklog(b *fleet.Backlog) {
 
 func (c *cli) printStatus(s *statusReport) error {
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "TABLE\tPLANNED\tRUNNING\tVERIFIED\tDELETING\tFAILED\tARCHIVED\tROWS ARCHIVED\tROWS PLANNED\tSTORED\tROWS/S\tETA\tLAST")
+	fmt.Fprintln(w, "TABLE\tPLANNED\tRUNNING\tVERIFIED\tDELETING\tFAILED\tARCHIVED\tROWS ARCHIVED\tROWS PLANNED\tSTORED\tROWS/S\tETA\tLAST\tNEXT PLAN")
 	for _, t := range s.Tables {
 		n := t.Batches
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", t.name(), n.Planned, n.Running, n.Verified, n.Deleting, n.Failed, n.Archived,
-			humanize.Comma(t.RowsArchived), humanize.Comma(t.RowsPlanned), bytesText(t.BytesStored), t.rate(), t.eta(), t.last())
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.name(), n.Planned, n.Running, n.Verified, n.Deleting, n.Failed, n.Archived,
+			humanize.Comma(t.RowsArchived), humanize.Comma(t.RowsPlanned), bytesText(t.BytesStored), t.rate(), t.eta(), t.last(), t.nextPlan())
 	}
 	if err := w.Flush(); err != nil {
 		return outputError(err)
@@ -188,6 +205,9 @@ func (c *cli) printStatus(s *statusReport) error {
 		}
 		if t.WaitingFor != nil {
 			c.printf("%s: %s\n", t.name(), clip(*t.WaitingFor, 300))
+		}
+		if trouble := t.scheduleTrouble(); trouble != "" {
+			c.printf("%s: %s\n", t.name(), trouble)
 		}
 	}
 	for _, hint := range s.hints() {

@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/audit-table-archiver/archiver/internal/telemetry"
 )
 
 func (c *cli) versionCommand() *cobra.Command {
@@ -22,14 +24,13 @@ Example:
 				c.printf("archiver %s (%s %s/%s)\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 				return nil
 			}
-			return c.printJSON(struct {
-				Version string `json:"version"`
-				Go      string `json:"go"`
-				OS      string `json:"os"`
-				Arch    string `json:"arch"`
-			}{buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH})
+			return c.printJSON(build())
 		},
 	})
+}
+
+func build() telemetry.Build {
+	return telemetry.Build{Version: buildVersion(), Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
 }
 
 // printJSON prints a document as one line on stdout.

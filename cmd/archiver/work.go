@@ -14,6 +14,7 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/fleet"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/worker"
 )
 
@@ -29,7 +30,19 @@ SIGTERM and Ctrl-C end it in order: no new batch is begun, running ones may fini
 within worker.shutdown_timeout, the rest go back to the queue. A second signal ends it
 at once. Even kill -9 loses nothing: another replica takes over after worker.lease.
 
-With --drain it ends by itself when nothing is left to do.
+On worker.listen (127.0.0.1:8080) it serves GET /healthz (200 while its lease is held),
+/readyz (200 while it takes jobs and control database, schema and bucket answer; 503
+as soon as it is told to end) and /version. Where that address is taken, as by another
+replica on this host, it warns and works on without; any other address that cannot be
+listened on is an error. archiver health asks these from a script.
+
+On ui.listen (127.0.0.1:8081) it serves River UI, see archiver ui --help. Where that
+address cannot be had it warns and works on without; ui.enabled: false turns it off.
+
+Tables with a schedule are planned when they are due, each by one replica, and once
+for whatever was missed while none was up. No cron is needed beside it.
+
+With --drain it ends by itself when nothing is left to do, and plans nothing.
 
 The exit code is 0 after SIGTERM, which is the normal end of a replica, and 130 after
 Ctrl-C. A drain that is interrupted by either ends with 130, and one that leaves batches
@@ -60,6 +73,12 @@ func (c *cli) work(ctx context.Context, o worker.RunOptions) error {
 	if err := a.prepareWorker(ctx, a.cfg.Databases); err != nil {
 		return err
 	}
+	stopServing, err := a.serveHealth(ctx)
+	if err != nil {
+		return err
+	}
+	defer stopServing()
+	defer a.serveUI(ctx)()
 	if err := a.runWorker(ctx, a.cfg, o); err != nil {
 		return err
 	}
@@ -102,7 +121,8 @@ func (a *app) prepareWorker(ctx context.Context, databases []config.Database) er
 	if _, err := a.store.Probe(ctx); err != nil {
 		return &exitError{code: exitUnreachable, err: fmt.Errorf("bucket %s: %w; nothing was archived or deleted", a.cfg.S3.Bucket, err), hint: hintOf(err)}
 	}
-	if err := a.openSources(ctx, "worker"); err != nil {
+	a.workerID = worker.NewID()
+	if err := a.openSources(ctx, source.WorkerSession(a.workerID)); err != nil {
 		return err
 	}
 	var g errgroup.Group
@@ -117,12 +137,20 @@ func (a *app) prepareWorker(ctx context.Context, databases []config.Database) er
 	return g.Wait()
 }
 
-// runWorker runs a replica until ctx ends or the drain is done. After an error
-// batches may still be at work in this process, so that it must end without
-// waiting for them; the ledger and the lease keep them from doing harm.
+// runWorker runs a replica until ctx ends or the drain is done; one that does not
+// drain follows the schedules too. After an error batches may still be at work in this
+// process, so that it must end without waiting for them; the ledger and the lease keep
+// them from doing harm.
 func (a *app) runWorker(ctx context.Context, cfg *config.Config, o worker.RunOptions) error {
+	if !o.Drain {
+		stop, err := a.startSchedules(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		defer func() { stop(!a.abandoned) }()
+	}
 	err := worker.Run(ctx, worker.Deps{
-		Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(),
+		ID: a.workerID, Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(), Health: a.health,
 	}, o)
 	a.abandoned = err != nil
 	switch {

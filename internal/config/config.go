@@ -40,6 +40,10 @@ const (
 	LogFormatJSON    = "json"
 )
 
+// DefaultWorkerListen is worker.listen where nobody has set it. Several replicas on
+// one host cannot share it, which is no reason for any of them not to work.
+const DefaultWorkerListen = "127.0.0.1:8080"
+
 // AllowVacuumFull is the code that vacuum_mode FULL must find in a table's allow.
 const AllowVacuumFull = "vacuum_full"
 

@@ -193,7 +193,7 @@ func builtin() document {
 		},
 		Worker: workerSection{
 			Concurrency: 4, ShutdownTimeout: 30 * time.Second, BatchTimeout: 15 * time.Minute, Lease: 15 * time.Second,
-			Listen: "127.0.0.1:8080",
+			Listen: DefaultWorkerListen,
 		},
 		UI:  uiSection{Enabled: true, Listen: "127.0.0.1:8081"},
 		Log: logSection{Level: "info", Format: LogFormatConsole},

@@ -140,8 +140,20 @@ func checkSchedule(r *report, path, spec string) {
 		r.add(path, "names a time zone and no times", spec)
 		return
 	}
-	if _, err := cron.ParseStandard(spec); err != nil {
+	schedule, err := cron.ParseStandard(spec)
+	if err != nil {
 		r.add(path, "is not a cron expression of five fields, with CRON_TZ=Zone before them if need be", spec)
+		return
+	}
+	if zone, named := strings.CutPrefix(strings.TrimPrefix(spec, "CRON_"), "TZ="); named {
+		if err := knownZone(strings.Fields(zone)[0]); err != nil {
+			r.add(path, err.Error(), spec)
+			return
+		}
+	}
+	// From a year with a 29th of February within the five years that it looks ahead.
+	if schedule.Next(time.Date(2023, time.January, 1, 0, 0, 0, 0, time.UTC)).IsZero() {
+		r.add(path, "names a date that never comes", spec)
 	}
 }
 

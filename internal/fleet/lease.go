@@ -2,9 +2,9 @@ package fleet
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,6 +22,7 @@ type Worker struct {
 	Host    string
 	PID     int
 	Version string
+	Limits  Limits // by its configuration
 }
 
 // Lease is a replica's claim to be alive.
@@ -29,17 +30,61 @@ type Lease struct {
 	ledger *ledger.Ledger
 	id     string
 	ttl    time.Duration
+
+	mu      sync.Mutex
+	renewed time.Time // when the last renewal that succeeded was sent
+	trouble error     // why a later one did not
+	over    error     // the lease was lost or given back
 }
 
 // Join registers a replica. It must come before the replica takes its first job.
 func Join(ctx context.Context, l *ledger.Ledger, w Worker, ttl time.Duration) (*Lease, error) {
+	began := time.Now()
 	_, err := l.Pool.Exec(ctx, l.SQL(`
-		INSERT INTO {s}.worker (id, host, pid, version, lease_until) VALUES ($1, $2, $3, $4, now() + $5::interval)`),
-		w.ID, w.Host, w.PID, w.Version, interval(ttl))
+		INSERT INTO {s}.worker (id, host, pid, version, lease_until, limits) VALUES ($1, $2, $3, $4, now() + $5::interval, $6)`),
+		w.ID, w.Host, w.PID, w.Version, interval(ttl), w.Limits)
 	if err != nil {
 		return nil, fmt.Errorf("register worker %s: %w", w.ID, err)
 	}
-	return &Lease{ledger: l, id: w.ID, ttl: ttl}, nil
+	return &Lease{ledger: l, id: w.ID, ttl: ttl, renewed: began}, nil
+}
+
+// Held is nil while this replica may count on its jobs not running elsewhere, and
+// otherwise says since when not, and why. It asks no database.
+func (l *Lease) Held() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	age := time.Since(l.renewed)
+	switch {
+	case l.over != nil:
+		return l.over
+	case age < l.ttl*4/5:
+		return nil
+	case l.trouble != nil:
+		return fmt.Errorf("not renewed for %s, of %s: %w", age.Round(time.Second), l.ttl, l.trouble)
+	}
+	return fmt.Errorf("not renewed for %s, of %s", age.Round(time.Second), l.ttl)
+}
+
+// errGivenBack is what Held says after Leave.
+var errGivenBack = errors.New("given back: this replica ends")
+
+// note keeps what became of a renewal, and returns ErrLeaseLost when it was the last.
+func (l *Lease) note(began time.Time, renewed bool, err error, last bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.over != nil: // Leave was quicker
+		return nil
+	case renewed:
+		l.renewed, l.trouble = began, nil
+		return nil
+	}
+	l.trouble = err
+	if last {
+		l.over = ErrLeaseLost
+	}
+	return l.over
 }
 
 // Keep renews the lease three times in its lifetime until ctx ends, and then
@@ -48,7 +93,6 @@ func Join(ctx context.Context, l *ledger.Ledger, w Worker, ttl time.Duration) (*
 func (l *Lease) Keep(ctx context.Context) error {
 	tick := time.NewTicker(l.ttl / 3)
 	defer tick.Stop()
-	renewed := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -56,64 +100,78 @@ func (l *Lease) Keep(ctx context.Context) error {
 		case <-tick.C:
 		}
 		began := time.Now()
-		deadline := renewed.Add(l.ttl * 4 / 5)
+		l.mu.Lock()
+		deadline := l.renewed.Add(l.ttl * 4 / 5)
+		l.mu.Unlock()
 		renewCtx, cancel := context.WithDeadline(ctx, deadline)
 		tag, err := l.ledger.Pool.Exec(renewCtx, l.ledger.SQL(`UPDATE {s}.worker SET lease_until = now() + $2::interval WHERE id = $1`), l.id, interval(l.ttl))
 		cancel()
-		switch {
-		case err == nil && tag.RowsAffected() == 1:
-			renewed = began
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return nil
-		case err == nil, !time.Now().Before(deadline):
-			return ErrLeaseLost
+		}
+		renewed := err == nil && tag.RowsAffected() == 1
+		if err := l.note(began, renewed, err, err == nil || !time.Now().Before(deadline)); err != nil {
+			return err
 		}
 	}
 }
 
 // Leave gives the lease back, so that nobody waits for it to run out.
 func (l *Lease) Leave(ctx context.Context) error {
+	l.mu.Lock()
+	l.over = errGivenBack
+	l.mu.Unlock()
 	_, err := l.ledger.Pool.Exec(ctx, l.ledger.SQL(`DELETE FROM {s}.worker WHERE id = $1`), l.id)
 	return err
 }
 
-// Reap removes leases that have run out and returns the running batch jobs of
-// workers that hold none to the queue. The attempt is given back: dying is no
-// error of the batch. It returns the ids of those jobs.
-//
-// The change to river_job is the one that River's own rescuer makes.
-func Reap(ctx context.Context, l *ledger.Ledger) ([]int64, error) {
-	lost, err := json.Marshal(map[string]any{"error": "worker lost", "trace": "", "attempt": 0, "at": time.Now().UTC()})
-	if err != nil {
-		return nil, err
-	}
+// Lost is a job that counts as running on a replica which is dead.
+type Lost struct {
+	JobID            int64
+	Worker, Database string
+}
+
+// Bury removes leases that have run out and lists the running batch jobs of replicas
+// that hold none. From here on such a replica stops as soon as it wakes; its sessions on
+// the sources should be ended next, and its jobs given to Return.
+func Bury(ctx context.Context, l *ledger.Ledger) ([]Lost, error) {
 	rows, err := l.Pool.Query(ctx, l.SQL(`
 		WITH dead AS (
 			DELETE FROM {s}.worker WHERE lease_until < now() - interval '1 second' RETURNING id
 		), alive AS (
 			SELECT id FROM {s}.worker WHERE id NOT IN (SELECT id FROM dead)
 		)
-		UPDATE {s}.river_job SET state = 'available', scheduled_at = now(), attempt = greatest(attempt - 1, 0),
-			errors = array_append(errors, $1::jsonb || jsonb_build_object('attempt', attempt, 'error', 'worker lost: ' || attempted_by[array_upper(attempted_by, 1)]))
-		WHERE state = 'running' AND kind = 'archive_batch' AND attempted_at < now() - interval '1 second'
-		  AND attempted_by[array_upper(attempted_by, 1)] NOT IN (SELECT id FROM alive)
-		RETURNING id`), string(lost))
+		SELECT j.id, `+lastWorker+`, substr(j.queue, `+queueName+`) FROM {s}.river_job j
+		WHERE j.state = 'running' AND j.kind = 'archive_batch' AND j.attempted_at < now() - interval '1 second'
+			AND NOT EXISTS (SELECT FROM alive WHERE id = `+lastWorker+`) ORDER BY 1`))
 	if err != nil {
-		return nil, fmt.Errorf("return the jobs of lost workers: %w", err)
+		return nil, fmt.Errorf("look for lost workers: %w", err)
 	}
-	defer rows.Close()
-	var ids []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, fmt.Errorf("return the jobs of lost workers: %w", err)
-		}
-		ids = append(ids, id)
+	lost, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Lost])
+	if err != nil {
+		return nil, fmt.Errorf("look for lost workers: %w", err)
 	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("return the jobs of lost workers: %w", err)
+	return lost, nil
+}
+
+// Return puts the jobs that Bury listed back into the queue, unless they have moved on
+// meanwhile. The attempt is given back: dying is no error of the batch. It returns how
+// many went back. The change to river_job is the one that River's own rescuer makes.
+func Return(ctx context.Context, l *ledger.Ledger, lost []Lost) (int, error) {
+	ids, workers := make([]int64, len(lost)), make([]string, len(lost))
+	for i, j := range lost {
+		ids[i], workers[i] = j.JobID, j.Worker
 	}
-	return ids, nil
+	tag, err := l.Pool.Exec(ctx, l.SQL(`
+		UPDATE {s}.river_job j SET state = 'available', scheduled_at = now(), attempt = greatest(attempt - 1, 0),
+			errors = array_append(errors, jsonb_build_object('at', now(), 'attempt', attempt, 'error', 'worker lost: ' || lost.worker, 'trace', ''))
+		FROM unnest($1::bigint[], $2::text[]) lost(id, worker)
+		WHERE j.id = lost.id AND j.state = 'running' AND `+lastWorker+` = lost.worker
+			AND NOT EXISTS (SELECT FROM {s}.worker WHERE id = lost.worker)`), ids, workers)
+	if err != nil {
+		return 0, fmt.Errorf("return the jobs of lost workers: %w", err)
+	}
+	return int(tag.RowsAffected()), nil
 }
 
 // Reclaim returns to the queue the jobs that the database counts as running on a

@@ -18,8 +18,8 @@ type DB struct {
 }
 
 // Open prepares the pool of a source database. It does not connect; Ping does.
-// purpose ends up in application_name, so that a DBA sees who holds a session.
-func Open(ctx context.Context, c config.Database, purpose string) (*DB, error) {
+// session is the application_name, so that a DBA sees who holds it; see WorkerSession.
+func Open(ctx context.Context, c config.Database, session string) (*DB, error) {
 	pc, err := pgxpool.ParseConfig(c.Primary.Reveal())
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", c.Name, err)
@@ -28,7 +28,7 @@ func Open(ctx context.Context, c config.Database, purpose string) (*DB, error) {
 	// Statements carry literals and are run once: preparing them gains nothing and
 	// breaks behind PgBouncer in transaction mode.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
-	pc.ConnConfig.RuntimeParams["application_name"] = "archiver " + purpose
+	pc.ConnConfig.RuntimeParams["application_name"] = session
 	if pc.ConnConfig.ConnectTimeout == 0 {
 		pc.ConnConfig.ConnectTimeout = 10 * time.Second
 	}

@@ -1,5 +1,3 @@
-// Package telemetry makes the logger. Logs go to stderr; results of commands go
-// to stdout and never through here.
 package telemetry
 
 import (

@@ -31,7 +31,7 @@ var points = []string{
 }
 
 // notInAWorker are the failpoints elsewhere.
-var notInAWorker = []string{"enqueue:page"}
+var notInAWorker = []string{"enqueue:page", "schedule:claimed"}
 
 // at is the failpoint's action in the way of ARCHIVER_FAILPOINTS.
 func at(point, action string) string {

@@ -133,6 +133,7 @@ func (s *site) deps(w ways) worker.Deps {
 		control = through(s.t, w.control, control)
 	}
 	return worker.Deps{
+		ID:     worker.NewID(),
 		Config: s.cfg, Ledger: ledger.New(s.openControl(control), s.cfg.Control.Schema), Store: opened,
 		Sources: map[string]*source.DB{"main": s.openSource(w.source)}, Log: s.log, Version: "test",
 	}

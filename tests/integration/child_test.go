@@ -57,6 +57,7 @@ func TestChildReplica(t *testing.T) {
 	store, err := objstore.Open(ctx, worker.StoreConfig(cfg.S3))
 	require.NoError(t, err)
 	require.NoError(t, worker.Run(ctx, worker.Deps{
+		ID:     worker.NewID(),
 		Config: cfg, Ledger: ledger.New(pool, cfg.Control.Schema), Store: store,
 		Sources: map[string]*source.DB{"main": src}, Log: zap.NewNop(), Version: "test",
 	}, worker.RunOptions{Drain: true, Patience: 2 * time.Second}))

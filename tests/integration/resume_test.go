@@ -48,7 +48,7 @@ func TestResumeAfterShutdown(t *testing.T) {
 		tr.shutDown(point)
 		require.Zero(t, tr.attemptsSpent(), point)
 		require.Zero(t, tr.count(`SELECT count(*) FROM {s}.worker`), "%s: the lease was not given back", point)
-		require.Zero(t, tr.count(`SELECT count(*) FROM {s}.river_job WHERE state NOT IN ('available', 'completed')`), "%s: the job is not back in the queue", point)
+		require.Zero(t, tr.count(`SELECT count(*) FROM {s}.river_job WHERE state NOT IN ('available', 'pending', 'completed')`), "%s: the job is not back in the queue", point)
 		tr.exactlyOnceUnlessDeleting()
 	}
 	tr.finish(nil)

@@ -117,6 +117,7 @@ func (s *site) plan(t *testing.T) []*planner.Plan {
 
 func (s *site) deps() worker.Deps {
 	return worker.Deps{
+		ID:     worker.NewID(),
 		Config: s.cfg, Ledger: s.ledger, Store: s.store, Sources: map[string]*source.DB{"main": s.src},
 		Log: s.log, Version: "test",
 	}

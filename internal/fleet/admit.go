@@ -1,0 +1,147 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+)
+
+// Turn is how long a database keeps its place while others wait for one. Then it
+// gets no more batches until it has finished those that it has, and goes to the end
+// of the line. Long enough that the seats which idle meanwhile do not count.
+const Turn = time.Minute
+
+// Admission is what one look at the queue changed.
+type Admission struct {
+	Admitted int // jobs that workers may take now
+	Parked   int // jobs that lost their place: paused, or a limit was lowered
+}
+
+// admission begins a transaction that may make jobs available, which the trigger of
+// migration 0002 keeps everybody else from doing. Losing one in a crash is harmless, so
+// that it need not wait for the disk. The planner is told to walk indexes: it must never
+// sort a million batches to find the first three.
+const admission = `BEGIN; SET LOCAL archiver.admission = 'on'; SET LOCAL synchronous_commit = off; SET LOCAL idle_in_transaction_session_timeout = '5s'; ` +
+	`SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_bitmapscan = off`
+
+// lockAdmission is held by whoever counts seats and changes who has one. It ends with
+// the transaction, so that it is safe behind a pooler.
+const lockAdmission = `SELECT pg_advisory_xact_lock(hashtextextended('archiver admission {name}', 0))`
+
+const tryLockAdmission = `SELECT pg_try_advisory_xact_lock(hashtextextended('archiver admission {name}', 0))`
+
+// Admit fills the free seats: it makes the next batches of each database available to
+// workers, at most as many as the smallest limit of the live replicas allows. Whoever
+// runs batches counts, alive or not, until its jobs were returned.
+//
+//   - A database has at most its seats, and at most so many databases have any.
+//   - Databases take turns, see Turn; the one that had none for longest comes first.
+//   - Within a database the table with the fewest seats comes first, then the one that
+//     had none for longest; within a table the batch that was planned first: the oldest rows.
+//   - What is paused, and what waits for a later time, is passed over and holds no place.
+//
+// It also wakes the replicas for jobs that nobody has taken yet.
+func Admit(ctx context.Context, l *ledger.Ledger) (Admission, error) {
+	var a Admission
+	err := pgx.BeginTxFunc(ctx, l.Pool, pgx.TxOptions{BeginQuery: admission}, func(tx pgx.Tx) error {
+		// Each in a snapshot of its own, that of the second taken under the lock.
+		batch := &pgx.Batch{}
+		batch.Queue(l.SQL(named(lockAdmission, l)))
+		queuePauseSync(batch, l)
+		batch.Queue(l.SQL(admit), l.Schema()+".river_insert", interval(Turn)).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&a.Admitted, &a.Parked, nil)
+		})
+		return tx.SendBatch(ctx, batch).Close()
+	})
+	if err != nil {
+		return a, fmt.Errorf("admit batches: %w", err)
+	}
+	return a, nil
+}
+
+const admit = `
+WITH alive AS (
+	SELECT limits FROM {s}.worker WHERE lease_until > now()
+), places AS (
+	SELECT coalesce(min((limits->>'databases')::int), 0) AS n FROM alive
+), seats AS (
+	SELECT l.key AS database, min(l.value::int) AS n,
+	       EXISTS (SELECT FROM {s}.pause p WHERE p.name = '' AND p.database IN ('', l.key)) AS paused
+	FROM alive, jsonb_each_text(limits->'seats') l GROUP BY 1
+), unpaused AS (
+	SELECT t.id, t.database FROM {s}.archive_table t
+	WHERE NOT EXISTS (SELECT FROM {s}.pause p WHERE (p.database, p.schema, p.name) = (t.database, t.schema, t.name))
+), taken AS MATERIALIZED (
+	SELECT j.id, j.queue, substr(j.queue, ` + queueName + `) AS database, b.table_id, j.state = 'running' AS running,
+	       s.paused IS FALSE AND (b.id IS NULL OR b.table_id IN (SELECT id FROM unpaused)) AS welcome
+	FROM {s}.river_job j
+	LEFT JOIN {s}.batch b ON b.job_id = j.id
+	LEFT JOIN seats s ON s.database = substr(j.queue, ` + queueName + `)
+	WHERE j.state IN ('available', 'running') AND j.kind = 'archive_batch'
+), placed AS (
+	SELECT d.database, row_number() OVER (ORDER BY d.running DESC, t.began, d.database) AS place
+	FROM (SELECT database, bool_or(running) AS running FROM taken WHERE running OR welcome GROUP BY 1) d
+	LEFT JOIN {s}.database_turn t ON t.database = d.database
+), ranked AS (
+	SELECT t.*, row_number() OVER (PARTITION BY t.database ORDER BY t.running DESC, t.welcome DESC, t.id) AS seat FROM taken t
+), kept AS MATERIALIZED (
+	SELECT r.* FROM ranked r
+	WHERE r.running OR (r.welcome AND r.seat <= (SELECT n FROM seats s WHERE s.database = r.database)
+		AND (SELECT p.place FROM placed p WHERE p.database = r.database) <= (SELECT n FROM places))
+), parked AS (
+	UPDATE {s}.river_job j SET state = 'pending' FROM taken t
+	WHERE j.id = t.id AND j.state = 'available' AND t.id NOT IN (SELECT id FROM kept) RETURNING j.id
+), busy AS MATERIALIZED (
+	SELECT k.database, count(*) AS n, min(t.began) AS began FROM kept k LEFT JOIN {s}.database_turn t ON t.database = k.database GROUP BY 1
+), room AS (
+	SELECT greatest((SELECT n FROM places) - (SELECT count(*) FROM busy), 0) AS n
+), free AS MATERIALIZED (
+	SELECT s.database, s.n - coalesce(b.n, 0) AS n, b.database IS NOT NULL AS active, b.began, t.admitted
+	FROM seats s
+	LEFT JOIN busy b ON b.database = s.database
+	LEFT JOIN {s}.database_turn t ON t.database = s.database
+	WHERE NOT s.paused AND s.n > coalesce(b.n, 0)
+		-- Without room, and before any turn is over, who waits for a place need not be known.
+		AND (b.database IS NOT NULL OR (SELECT n FROM room) > 0 OR EXISTS (SELECT FROM busy WHERE began < now() - $2::interval))
+), candidate AS MATERIALIZED (
+	SELECT f.database, f.n AS free, f.active, u.id AS table_id, c.job_id, tt.admitted,
+	       coalesce((SELECT count(*) FROM kept k WHERE k.table_id = u.id), 0) + row_number() OVER (PARTITION BY u.id ORDER BY c.id) AS seat
+	FROM free f
+	JOIN unpaused u ON u.database = f.database
+	CROSS JOIN LATERAL (
+		SELECT b.id, b.job_id FROM {s}.batch b JOIN {s}.river_job j ON j.id = b.job_id
+		WHERE b.table_id = u.id AND b.state IN ('planned', 'verified', 'deleting') AND NOT b.failed
+			AND j.state = 'pending' AND j.scheduled_at <= now()
+		ORDER BY b.id LIMIT f.n) c
+	LEFT JOIN {s}.table_turn tt ON tt.table_id = u.id
+), hungry AS (
+	SELECT DISTINCT database FROM candidate WHERE NOT active
+), over AS (
+	SELECT database FROM busy WHERE began < now() - $2::interval ORDER BY began
+	LIMIT greatest((SELECT count(*) FROM hungry) - (SELECT n FROM room), 0)
+), chosen AS (
+	SELECT database FROM free WHERE active AND database NOT IN (SELECT database FROM over)
+	UNION ALL
+	(SELECT f.database FROM free f WHERE f.database IN (SELECT database FROM hungry) ORDER BY f.admitted NULLS FIRST, f.database LIMIT (SELECT n FROM room))
+), picked AS MATERIALIZED (
+	SELECT * FROM (
+		SELECT c.*, row_number() OVER (PARTITION BY c.database ORDER BY c.seat, c.admitted NULLS FIRST, c.table_id) AS turn
+		FROM candidate c WHERE c.database IN (SELECT database FROM chosen)) o
+	WHERE o.turn <= o.free
+), admitted AS (
+	UPDATE {s}.river_job j SET state = 'available' FROM picked p WHERE j.id = p.job_id AND j.state = 'pending' RETURNING j.id, j.queue
+), database_turns AS (
+	INSERT INTO {s}.database_turn (database, began, admitted)
+	SELECT DISTINCT p.database, CASE WHEN p.active THEN coalesce(f.began, now()) ELSE now() END, now() FROM picked p JOIN free f ON f.database = p.database
+	ON CONFLICT (database) DO UPDATE SET began = excluded.began, admitted = excluded.admitted
+), table_turns AS (
+	INSERT INTO {s}.table_turn (table_id, admitted) SELECT DISTINCT table_id, now() FROM picked
+	ON CONFLICT (table_id) DO UPDATE SET admitted = excluded.admitted
+)
+SELECT (SELECT count(*) FROM admitted), (SELECT count(*) FROM parked),
+       (SELECT count(pg_notify($1, json_build_object('queue', w.queue)::text))
+        FROM (SELECT queue FROM admitted UNION SELECT queue FROM kept WHERE NOT running) w)`

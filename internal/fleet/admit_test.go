@@ -1,0 +1,198 @@
+package fleet_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/audit-table-archiver/archiver/internal/fleet"
+)
+
+func TestAdmitKeepsToTheSeats(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	q.plan("a", "t", 10)
+	require.EqualValues(t, 10, q.count("pending"))
+	require.Zero(t, q.admit().Admitted, "nobody is there to work on it")
+
+	q.replica("one", 3, map[string]int{"a": 2})
+	require.Equal(t, 2, q.admit().Admitted)
+	require.Zero(t, q.admit().Admitted, "available counts")
+	q.take("one")
+	require.Zero(t, q.admit().Admitted, "running counts")
+	q.finish("a", 1)
+	require.Equal(t, 1, q.admit().Admitted)
+	require.Equal(t, "3", q.db.Text(t, `SELECT args->>'batch_id' FROM archiver.river_job WHERE state = 'available'`), "the oldest rows first")
+}
+
+// TestAdmitStrictestReplica has replicas that differ, and limits that change while
+// batches run.
+func TestAdmitStrictestReplica(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	q.plan("a", "t", 10)
+	q.replica("generous", 3, map[string]int{"a": 4})
+	require.Equal(t, 4, q.admit().Admitted)
+	q.replica("strict", 3, map[string]int{"a": 1})
+	require.Equal(t, 3, q.admit().Parked)
+	require.Len(t, q.available(), 1)
+	q.replica("elsewhere", 3, map[string]int{"b": 9}) // says nothing of a
+	require.Zero(t, q.admit().Admitted)
+	q.db.Exec(t, `DELETE FROM archiver.worker WHERE id = 'strict'`)
+	require.Equal(t, 3, q.admit().Admitted)
+	q.db.Exec(t, `UPDATE archiver.worker SET lease_until = now() - interval '1 ms'`)
+	require.Equal(t, 4, q.admit().Parked, "without a live replica a database holds no place")
+}
+
+func TestAdmitDatabasesAtATime(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	seats := map[string]int{"a": 2, "b": 2, "c": 2}
+	for d := range seats {
+		q.plan(d, "t", 6)
+	}
+	q.replica("one", 2, seats)
+	require.Equal(t, 4, q.admit().Admitted)
+	require.Equal(t, []string{"a.t", "a.t", "b.t", "b.t"}, q.sorted())
+	q.take("one")
+
+	// While c waits, the turn of a ends: it finishes what it has and gets nothing new.
+	q.db.Exec(t, `UPDATE archiver.database_turn SET began = now() - interval '2 minutes' WHERE database = 'a'`)
+	q.finish("a", 1)
+	require.Zero(t, q.admit().Admitted)
+	q.finish("b", 1)
+	require.Equal(t, 1, q.admit().Admitted, "b has its turn still")
+	require.Equal(t, []string{"b.t"}, q.available())
+	q.finish("a", 1)
+	require.Equal(t, 2, q.admit().Admitted)
+	require.Equal(t, []string{"b.t", "c.t", "c.t"}, q.sorted())
+	q.take("one")
+
+	// When nobody waits, no turn ends.
+	q.db.Exec(t, `UPDATE archiver.batch SET state = 'cancelled' WHERE table_id = (SELECT id FROM archiver.archive_table WHERE database = 'a') AND state = 'planned'`)
+	q.db.Exec(t, `UPDATE archiver.database_turn SET began = now() - interval '2 minutes'`)
+	q.finish("c", 1)
+	require.Equal(t, 1, q.admit().Admitted)
+	require.Equal(t, []string{"c.t"}, q.available())
+}
+
+// sorted is available by name.
+func (q *queue) sorted() []string {
+	return q.list(`SELECT args->>'database' || '.' || substr(args->>'table', 8) FROM archiver.river_job WHERE state = 'available' ORDER BY 1`)
+}
+
+func TestAdmitTablesTakeTurns(t *testing.T) {
+	t.Parallel()
+	for _, seats := range []int{1, 2} {
+		t.Run(fmt.Sprint(seats), func(t *testing.T) {
+			t.Parallel()
+			q := newQueue(t)
+			q.plan("a", "big", 50)
+			q.plan("a", "small", 4)
+			q.plan("a", "tiny", 1)
+			q.replica("one", 1, map[string]int{"a": seats})
+			var got []string
+			for len(got) < 12 {
+				q.admit()
+				next := q.available()
+				require.Len(t, next, seats)
+				got = append(got, next...)
+				q.take("one")
+				q.finish("a", seats)
+			}
+			count := map[string]int{}
+			for _, n := range got[:6] {
+				count[n]++
+			}
+			require.Equal(t, 1, count["a.tiny"], "%v", got)
+			require.GreaterOrEqual(t, count["a.small"], 2, "%v", got)
+		})
+	}
+}
+
+// TestOnlyAdmissionAdmits goes all the ways on which River makes jobs available.
+func TestOnlyAdmissionAdmits(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	q.plan("a", "t", 5)
+	q.replica("one", 1, map[string]int{"a": 1})
+	for i := range 5 {
+		_, err := q.client.JobRetry(t.Context(), int64(i+1))
+		require.NoError(t, err)
+	}
+	require.EqualValues(t, 5, q.count("pending"))
+	q.db.Exec(t, `UPDATE archiver.river_job SET state = 'retryable', scheduled_at = now() + interval '1 hour' WHERE id = 1`)
+	q.db.Exec(t, `UPDATE archiver.river_job SET state = 'scheduled' WHERE id = 2`)
+	require.EqualValues(t, 5, q.count("pending"))
+	q.admit()
+	require.Equal(t, []string{"2"}, q.list(`SELECT id::text FROM archiver.river_job WHERE state = 'available'`), "the first has to wait for its hour")
+}
+
+// TestAdmitAtRandom works a fleet in random order and looks at the limits at each step.
+func TestAdmitAtRandom(t *testing.T) {
+	t.Parallel()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	q := newQueue(t)
+	names := []string{"a", "b", "c", "d"}
+	const seats, databases = 3, 2
+	limits := map[string]int{}
+	for _, d := range names {
+		limits[d] = seats
+		for i := range 3 {
+			q.plan(d, fmt.Sprint("t", i), r.IntN(20))
+		}
+	}
+	q.replica("one", databases, limits)
+	scope := func() fleet.Scope {
+		s := fleet.Scope{Database: names[r.IntN(len(names))]}
+		if r.IntN(2) == 0 {
+			s.Schema, s.Table = "public", fmt.Sprint("t", r.IntN(3))
+		}
+		return s
+	}
+	idle := 0
+	for steps := 0; idle < 3; steps++ {
+		require.Less(t, steps, 3000, "it comes to an end")
+		if steps < 300 {
+			switch r.IntN(8) {
+			case 0:
+				_, err := fleet.Pause(t.Context(), q.Ledger, scope())
+				require.NoError(t, err)
+			case 1, 2:
+				_, err := fleet.Resume(t.Context(), q.Ledger, q.client, fleet.Scope{})
+				require.NoError(t, err)
+			case 3:
+				q.db.Exec(t, `UPDATE archiver.database_turn SET began = now() - interval '2 minutes' WHERE database = $1`, names[r.IntN(len(names))])
+			case 4: // an operator in River UI
+				q.db.Exec(t, `UPDATE archiver.river_job SET state = 'available' WHERE state = 'pending' AND random() < 0.3`)
+			case 5: // a batch that waits for a while
+				q.db.Exec(t, `UPDATE archiver.river_job SET state = 'retryable', scheduled_at = now() + interval '200 ms'
+					WHERE id = (SELECT id FROM archiver.river_job WHERE state = 'running' ORDER BY random() LIMIT 1)`)
+			}
+		} else if steps == 300 {
+			_, err := fleet.Resume(t.Context(), q.Ledger, q.client, fleet.Scope{})
+			require.NoError(t, err)
+		}
+		q.admit()
+		held := q.list(`SELECT queue || ' ' || count(*) FROM archiver.river_job WHERE state IN ('available', 'running') GROUP BY queue`)
+		require.LessOrEqual(t, len(held), databases, "%v", held)
+		for _, d := range names {
+			require.LessOrEqual(t, q.db.Int(t, `SELECT count(*) FROM archiver.river_job WHERE state IN ('available', 'running') AND queue = 'db_' || $1`, d), int64(seats))
+		}
+		paused := q.list(`SELECT t.database || '.' || t.name FROM archiver.river_job j JOIN archiver.batch b ON b.job_id = j.id JOIN archiver.archive_table t ON t.id = b.table_id
+			JOIN archiver.pause p ON p.database IN ('', t.database) AND (p.name = '' OR p.name = t.name) WHERE j.state = 'available'`)
+		require.Empty(t, paused)
+		if r.IntN(3) > 0 {
+			q.take("one")
+		}
+		q.finish(names[r.IntN(len(names))], r.IntN(seats+1))
+		if q.count("running")+q.count("available")+q.count("pending") == 0 {
+			idle++
+		}
+	}
+	require.Zero(t, q.db.Int(t, `SELECT count(*) FROM archiver.batch WHERE state <> 'archived'`))
+}

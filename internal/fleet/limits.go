@@ -1,0 +1,122 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/jobs"
+)
+
+// queueName is where the database's name begins in the name of its queue.
+const queueName = `4` // after db_
+
+// Limits are how many batches at a time a replica's configuration allows in the whole
+// fleet. The smallest of the live replicas counts.
+type Limits struct {
+	Seats     map[string]int `json:"seats"`     // batches, by database
+	Databases int            `json:"databases"` // databases that have any
+}
+
+// LimitsOf reads the limits of a configuration.
+func LimitsOf(c *config.Config) Limits {
+	l := Limits{Seats: map[string]int{}, Databases: c.MaxParallelDatabases}
+	for _, d := range c.Databases {
+		l.Seats[d.Name] = d.Concurrency
+	}
+	return l
+}
+
+// Guard is asked at the start of a job, when River has already counted it as running.
+// It returns why the batch must not begin after all, or nothing. Admission keeps within
+// the limits by itself; the guard holds them also against what goes around it. It is
+// strict without a lock: of two that would be one too many, each sees the other.
+func Guard(ctx context.Context, l *ledger.Ledger, database string, batchID int64) (string, error) {
+	var running, seats, databases, places int
+	var paused bool
+	err := l.Pool.QueryRow(ctx, l.SQL(`
+		WITH alive AS (SELECT limits FROM {s}.worker WHERE lease_until > now())
+		SELECT (SELECT count(*) FROM {s}.river_job WHERE state = 'running' AND queue = $1 AND kind = 'archive_batch'),
+		       (SELECT coalesce(min((limits->'seats'->>$2)::int), 0) FROM alive WHERE limits->'seats' ? $2),
+		       (SELECT count(DISTINCT queue) FROM {s}.river_job WHERE state = 'running' AND kind = 'archive_batch'),
+		       (SELECT coalesce(min((limits->>'databases')::int), 0) FROM alive),
+		       EXISTS (SELECT FROM {s}.batch b JOIN {s}.archive_table t ON t.id = b.table_id JOIN {s}.pause p ON `+pauseCovers+` WHERE b.id = $3)`),
+		jobs.Queue(database), database, batchID).Scan(&running, &seats, &databases, &places, &paused)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("count the seats: %w", err)
+	case paused:
+		return "paused", nil
+	case running > seats:
+		return fmt.Sprintf("limit reached: %d of %s", seats, plural(seats, "seat", "seats")), nil
+	case databases > places:
+		return fmt.Sprintf("limit reached: %s at a time", plural(places, "database", "databases")), nil
+	}
+	return "", nil
+}
+
+// Effective is what the live replicas allow together.
+type Effective struct {
+	Limits
+	Live      int      // replicas
+	Disagree  []string // in words, where they differ
+	databases []int
+}
+
+// EffectiveLimits reads the limits that count now.
+func EffectiveLimits(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) (Effective, error) {
+	e := Effective{Limits: Limits{Seats: map[string]int{}}}
+	rows, err := tx.Query(ctx, l.SQL(`SELECT id, limits FROM {s}.worker WHERE lease_until > now() ORDER BY started_at, id`))
+	if err != nil {
+		return e, fmt.Errorf("read the limits of the replicas: %w", err)
+	}
+	type view struct {
+		ID     string
+		Limits Limits
+	}
+	views, err := pgx.CollectRows(rows, pgx.RowToStructByPos[view])
+	if err != nil {
+		return e, fmt.Errorf("read the limits of the replicas: %w", err)
+	}
+	e.Live = len(views)
+	least := func(what string, of func(Limits) (int, bool)) (int, bool) {
+		var n int
+		var said []string
+		var any, differ bool
+		for _, v := range views {
+			m, ok := of(v.Limits)
+			if !ok {
+				continue
+			}
+			differ = differ || any && m != n
+			if !any || m < n {
+				n, any = m, true
+			}
+			said = append(said, fmt.Sprintf("%d (%s)", m, v.ID))
+		}
+		if differ {
+			e.Disagree = append(e.Disagree, fmt.Sprintf("replicas disagree on %s: %s; the smallest counts", what, strings.Join(said, ", ")))
+		}
+		return n, any
+	}
+	e.Databases, _ = least("max_parallel_databases", func(l Limits) (int, bool) { return l.Databases, true })
+	for _, v := range views {
+		for d := range v.Limits.Seats {
+			if _, known := e.Seats[d]; !known {
+				e.Seats[d], _ = least("concurrency of "+d, func(l Limits) (int, bool) { n, ok := l.Seats[d]; return n, ok })
+			}
+		}
+	}
+	return e, nil
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

@@ -1,0 +1,32 @@
+package source
+
+import (
+	"context"
+	"fmt"
+)
+
+// maxSessionName is how much of an application_name the server keeps.
+const maxSessionName = 63
+
+// WorkerSession is the application_name of a replica's sessions: as much of the end of
+// its id, which is unique, as fits.
+func WorkerSession(id string) string {
+	const name = "archiver worker "
+	return name + id[max(len(id)+len(name)-maxSessionName, 0):]
+}
+
+// EndSessions ends the sessions that other replicas of this role hold on the primary and
+// waits a moment for each to be gone. What they had not committed is rolled back.
+func (d *DB) EndSessions(ctx context.Context, workers []string) error {
+	names := make([]string, len(workers))
+	for i, w := range workers {
+		names[i] = WorkerSession(w)
+	}
+	_, err := d.Pool.Exec(ctx, `
+		SELECT pg_catalog.pg_terminate_backend(pid, 1000) FROM pg_catalog.pg_stat_activity
+		WHERE application_name = ANY ($1) AND usename = current_user AND datname = current_database() AND pid <> pg_catalog.pg_backend_pid()`, names)
+	if err != nil {
+		return fmt.Errorf("end sessions on database %s: %w", d.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+-- The fleet: limits that hold whatever the number of replicas, pauses that last,
+-- and turns. River's tables must be there already.
+
+-- How many batches at a time each replica allows: {"seats": {"orders": 2}, "databases": 3}.
+-- The smallest of the live replicas counts.
+ALTER TABLE worker ADD COLUMN limits jsonb NOT NULL DEFAULT '{"seats": {}, "databases": 1}';
+
+-- What is paused, for good until somebody resumes it. Empty names stand for all:
+-- ('', '', '') is everything, ('orders', '', '') a database. River forgets the pause
+-- of a queue that no replica has worked for a day; this does not.
+CREATE TABLE pause (
+    database   text NOT NULL DEFAULT '',
+    schema     text NOT NULL DEFAULT '',
+    name       text NOT NULL DEFAULT '',
+    since      timestamptz NOT NULL DEFAULT now(),
+    mirrored   timestamptz,                      -- when River's queue was last told
+    PRIMARY KEY (database, schema, name),
+    CHECK (database <> '' OR name = ''),
+    CHECK ((schema = '') = (name = ''))
+);
+
+-- Who had a seat when: databases take turns, and so do the tables of a database.
+CREATE TABLE database_turn (
+    database text PRIMARY KEY,
+    began    timestamptz NOT NULL,               -- of the turn
+    admitted timestamptz NOT NULL                -- the last batch
+);
+CREATE TABLE table_turn (
+    table_id bigint PRIMARY KEY REFERENCES archive_table,
+    admitted timestamptz NOT NULL
+);
+
+-- The next batches of a table, oldest rows first; and a walk over all open ones.
+DROP INDEX batch_open;
+CREATE INDEX batch_next ON batch (table_id, id) WHERE state IN ('planned', 'verified', 'deleting') AND NOT failed;
+CREATE INDEX batch_open ON batch (id) WHERE state IN ('planned', 'verified', 'deleting');
+CREATE INDEX batch_failed ON batch (id) WHERE failed;
+
+-- Only admission makes a batch job available to workers. Whoever else would do so
+-- (a retry in River UI, a snooze that ends, a rescue, an insert) leaves it pending,
+-- and admission takes it up within a second. Without this, jobs that were promoted by
+-- hand would all start at once, beyond every limit.
+CREATE FUNCTION leave_to_admission() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF coalesce(current_setting('archiver.admission', true), '') <> 'on' THEN
+        NEW.state := 'pending';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER leave_to_admission BEFORE INSERT OR UPDATE OF state ON river_job
+    FOR EACH ROW WHEN (NEW.kind = 'archive_batch' AND NEW.state IN ('available', 'scheduled', 'retryable'))
+    EXECUTE FUNCTION leave_to_admission();
+UPDATE river_job SET state = 'pending' WHERE kind = 'archive_batch' AND state IN ('available', 'scheduled', 'retryable');
