@@ -28,5 +28,8 @@ USER 65532:65532
 VOLUME /tmp
 # SIGTERM lets running batches end, within worker.shutdown_timeout.
 STOPSIGNAL SIGTERM
+# Of a worker: its lease is held. Turn it off for other commands, which serve no health
+# (--no-healthcheck). Kubernetes ignores this and asks /healthz itself.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=20s --retries=3 CMD ["/usr/local/bin/archiver", "health"]
 ENTRYPOINT ["/usr/local/bin/archiver"]
 CMD ["work"]

@@ -39,6 +39,7 @@ demo: deps build ## Archive, verify and delete on local servers; leaves nothing 
 test: deps extras vet ## Everything that CI runs: vet, unit, integration and crash tests
 	go test -tags $(TEST_TAGS) $(TEST_FLAGS) $(if $(RUN),-run '$(RUN)') $(PKG)
 	go -C tools/s3dev test $(TEST_FLAGS) ./...
+	go -C tools/deploycheck test $(TEST_FLAGS) ./...
 
 .PHONY: integration
 integration: deps extras ## Only the integration, crash and command-line tests
@@ -62,6 +63,7 @@ vet: ## Check formatting and run go vet, with and without the tests' build tag
 	go vet ./...
 	go vet -tags $(TEST_TAGS) ./...
 	go -C tools/s3dev vet ./...
+	go -C tools/deploycheck vet ./...
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run golangci-lint (its first build takes two minutes)
@@ -118,6 +120,11 @@ down: ## Stop the stack and remove its data
 .PHONY: compose-check
 compose-check: ## Check docker-compose.yml; needs no Docker engine
 	$(COMPOSE) config -q
+
+.PHONY: deploy-check
+deploy-check: deps extras ## Check deploy/: manifests against the Kubernetes types, units with systemd-analyze
+	go -C tools/deploycheck run . $(wildcard $(CURDIR)/deploy/kubernetes/base $(CURDIR)/deploy/kubernetes/overlays/*)
+	go test -count=1 ./tests/deploy
 
 .PHONY: clean
 clean: ## Remove what was built here

@@ -39,11 +39,23 @@ CREATE INDEX batch_failed ON batch (id) WHERE failed;
 -- Only admission makes a batch job available to workers. Whoever else would do so
 -- (a retry in River UI, a snooze that ends, a rescue, an insert) leaves it pending,
 -- and admission takes it up within a second. Without this, jobs that were promoted by
--- hand would all start at once, beyond every limit.
+-- hand would all start at once, beyond every limit. The job of a batch that is finished
+-- is finished too: nobody would ever take it up again.
 CREATE FUNCTION leave_to_admission() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    finished boolean;
 BEGIN
-    IF coalesce(current_setting('archiver.admission', true), '') <> 'on' THEN
-        NEW.state := 'pending';
+    IF coalesce(current_setting('archiver.admission', true), '') = 'on' THEN
+        RETURN NEW;
+    END IF;
+    NEW.state := 'pending';
+    IF TG_OP = 'UPDATE' THEN
+        EXECUTE format('SELECT state IN (''archived'', ''empty'', ''cancelled'') FROM %I.batch WHERE id = $1', TG_TABLE_SCHEMA)
+            INTO finished USING (NEW.args->>'batch_id')::bigint;
+        IF finished THEN
+            NEW.state := 'completed';
+            NEW.finalized_at := now();
+        END IF;
     END IF;
     RETURN NEW;
 END $$;

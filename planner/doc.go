@@ -10,4 +10,8 @@
 // There is no watermark from run to run. Once no batch of a table is open, the
 // next plan starts at its oldest row again, so that rows which arrived late are
 // passed over for good by nobody.
+//
+// Scheduler does both for the tables whose schedule is due, in every replica that
+// does not drain. A due time is settled in the transaction of its plan's last page:
+// a replica that dies before leaves it due, and no two settle the same one.
 package planner

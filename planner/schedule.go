@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -66,6 +65,8 @@ func (s *Scheduler) Run(ctx context.Context) {
 	var plans sync.WaitGroup
 	defer plans.Wait()
 	var busy sync.Map // database -> is being planned by this process
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
 	for {
 		found, err := s.look(ctx, tables)
 		if err != nil && ctx.Err() == nil {
@@ -82,13 +83,10 @@ func (s *Scheduler) Run(ctx context.Context) {
 				}
 			})
 		}
-		// Not in step with the other replicas.
-		wait := time.NewTimer(lookEvery + rand.N(lookEvery/5))
 		select {
 		case <-ctx.Done():
-			wait.Stop()
 			return
-		case <-wait.C:
+		case <-tick.C:
 		}
 	}
 }

@@ -77,14 +77,14 @@ databases:
 	return r
 }
 
-// main is a replica for database main with the table audit_logs and these keys.
+// main is a replica for database main whose table audit_logs has these keys.
 func (s *site) main(t *testing.T, keys string) *Scheduler {
 	t.Helper()
-	return s.replica(t, s.database("main", s.db.DSN, "audit_logs", keys))
+	return s.replica(t, s.database("main", s.db.DSN, keys))
 }
 
-func (s *site) database(name, dsn, table, keys string) string {
-	return fmt.Sprintf("  - {name: %s, url: %q, tables: [{name: %s, %s}]}\n", name, dsn, table, keys)
+func (s *site) database(name, dsn, keys string) string {
+	return fmt.Sprintf("  - {name: %s, url: %q, tables: [{name: audit_logs, %s}]}\n", name, dsn, keys)
 }
 
 // found is what a replica finds due, in all databases.
@@ -270,8 +270,8 @@ func TestAnOvertakenPlanWritesNothing(t *testing.T) {
 func TestADatabaseThatIsAway(t *testing.T) {
 	t.Parallel()
 	s := setup(t)
-	away := s.database("away", "postgres://nobody@127.0.0.1:1/nothing?sslmode=disable", "audit_logs", nightly)
-	r := s.replica(t, away+s.database("main", s.db.DSN, "audit_logs", nightly))
+	away := s.database("away", "postgres://nobody@127.0.0.1:1/nothing?sslmode=disable", nightly)
+	r := s.replica(t, away+s.database("main", s.db.DSN, nightly))
 	require.Empty(t, found(t, r))
 	s.missed(t)
 	ctx, stop := context.WithCancel(t.Context())
@@ -288,7 +288,7 @@ func TestADatabaseThatIsAway(t *testing.T) {
 		WHERE database = 'away' AND settled_to = '2015-01-01' AND claimed_until IS NULL AND retry_at BETWEEN now() AND now() + interval '1 minute'`), "it is still due")
 	require.Empty(t, found(t, r), "not within the minute")
 
-	back := s.replica(t, s.database("away", s.db.DSN, "audit_logs", nightly))
+	back := s.replica(t, s.database("away", s.db.DSN, nightly))
 	s.db.Exec(t, `UPDATE archiver.schedule SET retry_at = now() WHERE database = 'away'`)
 	back.planOne(t.Context(), found(t, back)[0])
 	require.EqualValues(t, 2, s.runs(t))

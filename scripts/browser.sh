@@ -65,10 +65,10 @@ fetch_playwright() {
   if [[ -e $target/package.json ]]; then
     return
   fi
-  command -v npm >/dev/null && have_node || {
+  if ! command -v npm >/dev/null || ! have_node; then
     say "npm and Node.js are not on PATH"
     return 1
-  }
+  fi
   say "fetching playwright-core@$playwright with npm (about 4 MB)"
   mkdir -p "$(cache_dir)"
   work=$(mktemp -d "$(cache_dir)/fetch.XXXXXX")

@@ -60,7 +60,7 @@ func (w *Worker) step(ctx context.Context, a *attempt) error {
 	switch a.batch.State {
 	case ledger.Planned:
 		// All rows are in the table. No object counts.
-		a.progress.stage(stageRead)
+		a.progress.at(stageRead)
 		spool, err := w.extract(ctx, a)
 		if err != nil {
 			return err
@@ -70,33 +70,33 @@ func (w *Worker) step(ctx context.Context, a *attempt) error {
 			return w.recordEmpty(ctx, a)
 		}
 		// The rows are in the spool too; the transaction that read them has ended.
-		a.progress.stage(stageUpload)
+		a.progress.at(stageUpload)
 		stored, err := w.upload(ctx, a, spool)
 		if err != nil {
 			return err
 		}
 		// An object is in storage that nobody refers to yet.
-		a.progress.stage(stageVerify)
+		a.progress.at(stageVerify)
 		return w.verify(ctx, a, spool, stored) // -> Verified
 
 	case ledger.Verified:
 		// All rows are in the table, and in an object that was once read back whole.
 		if !a.readBack {
-			a.progress.stage(stageVerify)
+			a.progress.at(stageVerify)
 			return w.readBack(ctx, a) // or -> Planned
 		}
 		// This very attempt has seen the object whole.
-		a.progress.stage(stageDelete)
+		a.progress.at(stageDelete)
 		return w.deleteRows(ctx, a) // -> Deleting, deleted; or -> Planned
 
 	case ledger.Deleting:
 		// The rows are in the object. Whether they are in the table is not known ...
 		if !a.deleted {
-			a.progress.stage(stageResolve)
+			a.progress.at(stageResolve)
 			return w.resolve(ctx, a) // -> Verified, Planned, or deleted
 		}
 		// ... and now it is: they are gone, by our own doing.
-		a.progress.stage(stageRecord)
+		a.progress.at(stageRecord)
 		return w.record(ctx, a) // -> Archived
 
 	case ledger.Archived, ledger.Empty, ledger.Cancelled:

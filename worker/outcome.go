@@ -125,13 +125,13 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 		described = fmt.Errorf("%w (hint: %s)", described, hint)
 	}
 	if last {
-		a.report(ctx, endFailed, "")
+		a.report(ctx, endFailed+" "+a.progress.where(), "")
 		a.log.Error("batch failed", zap.Error(described))
 		if w.OnBatch != nil {
 			w.OnBatch(Done{Database: a.job.Args.Database, Failed: true})
 		}
 	} else {
-		a.report(ctx, endRetry, "")
+		a.report(ctx, endRetry+" "+a.progress.where(), "")
 		a.log.Warn("batch failed; it will be tried again", zap.Error(described), zap.Duration("in", jobs.RetryDelay(a.job.Attempt)))
 	}
 	if final {

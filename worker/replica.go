@@ -231,11 +231,6 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 	if err := river.AddWorkerSafely(workers, w); err != nil {
 		return nil, fmt.Errorf("register the batch worker: %w", err)
 	}
-	if w.Register != nil {
-		if err := w.Register(workers); err != nil {
-			return nil, err
-		}
-	}
 	queues := map[string]river.QueueConfig{jobs.ControlQueue: {MaxWorkers: 1}}
 	for _, d := range w.Config.Databases {
 		queues[jobs.Queue(d.Name)] = river.QueueConfig{MaxWorkers: min(d.Concurrency, w.Config.Worker.Concurrency)}
@@ -258,10 +253,9 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 		FetchCooldown:     20 * time.Millisecond,
 		FetchPollInterval: poll,
 		// A pooler that shares sessions swallows LISTEN without an error.
-		PollOnly:     pooled,
-		JobTimeout:   timeout,
-		PeriodicJobs: w.Periodic,
-		Middleware:   []rivertype.Middleware{jobLog()},
+		PollOnly:   pooled,
+		JobTimeout: timeout,
+		Middleware: []rivertype.Middleware{jobLog()},
 		// A backstop only: the lease finds a dead worker within seconds.
 		RescueStuckJobsAfter: timeout + 5*time.Minute,
 		SoftStopTimeout:      softStop(w.Config.Worker.ShutdownTimeout),

@@ -2,17 +2,17 @@ package worker
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
 	"go.uber.org/zap"
-
-	"github.com/audit-table-archiver/archiver/internal/ledger"
 )
 
 // reportEvery is how often an attempt writes how far it is into its job, for River UI.
@@ -21,7 +21,7 @@ const reportEvery = 5 * time.Second
 
 // Stages of a running attempt, and how attempts end, as River UI shows them.
 const (
-	stageBegin   = "looking at the batch"
+	stageBegin   = "checking the table and the configuration"
 	stageRead    = "reading rows"
 	stageUpload  = "uploading the object"
 	stageVerify  = "reading the object back"
@@ -30,55 +30,58 @@ const (
 	stageRecord  = "writing the manifest"
 
 	endWaits   = "waiting"
-	endStopped = "stopped by a shutdown; goes on where it stands"
-	endRetry   = "will be tried again"
-	endFailed  = "failed"
+	endStopped = "stopped by a shutdown, goes on where it stands"
+	endRetry   = "to be tried again, after an error while"
+	endFailed  = "failed while"
 )
-
-// output is the job's output in River UI. Nothing is decided by it.
-type output struct {
-	Stage     string          `json:"stage"`
-	Since     *time.Time      `json:"since,omitempty"` // of a stage that runs
-	Reason    string          `json:"reason,omitempty"`
-	Rows      int64           `json:"rows,omitempty"`
-	Bytes     int64           `json:"bytes,omitempty"` // compressed
-	ObjectKey string          `json:"object_key,omitempty"`
-	VersionID string          `json:"version_id,omitempty"`
-	Seconds   *ledger.Timings `json:"seconds,omitempty"`
-}
 
 // progress is how far an attempt is, for whoever reports it meanwhile.
 type progress struct {
+	stop    func()       // ends the reporting, and waits for its end
 	spooled atomic.Int64 // bytes in the spool
-	mu      sync.Mutex
-	now     output
-	stop    func() // ends the reporting, and waits for its end
+
+	mu          sync.Mutex
+	stage       string
+	since       time.Time
+	rows, bytes int64 // of the object, as soon as they are known
 }
 
-// stage says what the attempt does from now on.
-func (p *progress) stage(name string) {
+// at says what the attempt does from now on.
+func (p *progress) at(stage string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	since := time.Now().UTC()
-	p.now.Stage, p.now.Since = name, &since
+	p.stage, p.since = stage, time.Now()
 }
 
-// holds says what the batch's object holds, as soon as that is known.
+// where is the stage that the attempt is at.
+func (p *progress) where() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stage
+}
+
+// holds says what the batch's object holds.
 func (p *progress) holds(rows, bytes int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.now.Rows, p.now.Bytes = rows, bytes
+	p.rows, p.bytes = rows, bytes
 }
 
-func (p *progress) get() output {
+// String is what an attempt that runs shows.
+func (p *progress) String() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	o := p.now
-	if o.Stage == stageRead {
-		o.Bytes = p.spooled.Load()
+	text := p.stage + " since " + p.since.UTC().Format(time.RFC3339)
+	switch {
+	case p.stage == stageRead:
+		text += ", " + size(p.spooled.Load()) + " compressed so far"
+	case p.rows > 0:
+		text += ": " + humanize.Comma(p.rows) + " rows, " + size(p.bytes)
 	}
-	return o
+	return text
 }
+
+func size(bytes int64) string { return humanize.Bytes(uint64(max(bytes, 0))) }
 
 // counted counts what is written to w as spooled.
 func (p *progress) counted(w io.Writer) io.Writer {
@@ -100,7 +103,7 @@ func (c spoolCounter) Write(b []byte) (int, error) {
 // startReport writes the attempt's progress into its job now and then, until the attempt
 // reports its end or ctx ends. A batch is none the worse for a report that fails.
 func (w *Worker) startReport(ctx context.Context, a *attempt) {
-	a.progress.stage(stageBegin)
+	a.progress.at(stageBegin)
 	client, err := river.ClientFromContextSafely[pgx.Tx](ctx)
 	if err != nil {
 		a.progress.stop = func() {}
@@ -111,14 +114,14 @@ func (w *Worker) startReport(ctx context.Context, a *attempt) {
 	wg.Go(func() {
 		tick := time.NewTicker(reportEvery)
 		defer tick.Stop()
-		var last output
+		var last string
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
 			}
-			if now := a.progress.get(); now != last {
+			if now := a.progress.String(); now != last {
 				if _, err := client.JobUpdate(ctx, a.job.ID, &river.JobUpdateParams{Output: now}); err != nil {
 					a.log.Debug("progress was not reported", zap.Error(err))
 					continue
@@ -132,17 +135,17 @@ func (w *Worker) startReport(ctx context.Context, a *attempt) {
 
 // report gives the job its last output of this attempt. River stores it together with
 // the job's next state, so it costs nothing more. Reporting progress must have stopped:
-// both use the same part of ctx.
+// both use the same part of ctx. An empty reason is left out.
 func (a *attempt) report(ctx context.Context, end, reason string) {
-	o := a.progress.get()
-	o.Stage, o.Since, o.Reason = end, nil, strings.ReplaceAll(reason, "\x00", "") // which jsonb cannot hold
-	if b := a.batch; b != nil && b.Object != nil {
-		o.Rows, o.Bytes, o.ObjectKey, o.VersionID = b.Object.Rows, b.Object.StoredBytes, b.Object.Key, b.Object.VersionID
+	text := end
+	if reason != "" {
+		text += ": " + strings.ReplaceAll(reason, "\x00", "") // which jsonb cannot hold
 	}
-	t := a.timings
-	t.Total = time.Since(a.began).Seconds()
-	o.Seconds = &t
-	if err := river.RecordOutput(ctx, o); err != nil {
+	if b := a.batch; b != nil && b.Object != nil {
+		text += fmt.Sprintf("; %s rows, %s in %s", humanize.Comma(b.Object.Rows), size(b.Object.StoredBytes), b.Object.Key)
+	}
+	text += fmt.Sprintf("; this attempt took %.2f s", time.Since(a.began).Seconds())
+	if err := river.RecordOutput(ctx, text); err != nil {
 		a.log.Debug("the result was not reported", zap.Error(err))
 	}
 }

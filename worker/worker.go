@@ -18,8 +18,7 @@ import (
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
-// Deps are what a worker works with. OnBatch, Health, Register and Periodic may be left
-// out.
+// Deps are what a worker works with. OnBatch and Health may be left out.
 type Deps struct {
 	ID      string // NewID
 	Config  *config.Config
@@ -30,10 +29,6 @@ type Deps struct {
 	Version string
 	OnBatch func(Done)        // called, from several goroutines, when a batch has ended
 	Health  *telemetry.Health // told how the replica fares
-	// Register adds further kinds of jobs, and Periodic says when to enqueue them. Every
-	// replica must know all kinds: the one that leads discards what it does not know.
-	Register func(*river.Workers) error
-	Periodic []*river.PeriodicJob
 }
 
 // Done reports a batch that has ended.

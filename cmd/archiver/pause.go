@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/fleet"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 )
@@ -18,7 +17,8 @@ func (c *cli) pauseCommand() *cobra.Command {
 		Long: `Keep new batches from beginning, in the whole fleet, until archiver resume. Batches that
 are at work finish: look at archiver status until none is running. A pause survives
 restarts of the replicas and of the control database, and it holds for replicas that are
-started later. Planning goes on.
+started later. archiver plan still plans; what a schedule would plan is caught up after the
+resume.
 
 The pause of a database shows in River UI, at its queue, and can be set and lifted there
 as well.
@@ -97,7 +97,7 @@ func (c *cli) changePause(ctx context.Context, s selection, change func(context.
 	if err != nil {
 		return err
 	}
-	r.Scope = scopeName(scope)
+	r.Scope = scope.String()
 	if c.json {
 		return outputError(c.printJSON(r))
 	}
@@ -141,11 +141,4 @@ func (a *app) onlyDatabase(f ledger.Filter) (string, error) {
 		return "", usage("--table %s.%s is not configured; add --database", f.Schema, f.Table)
 	}
 	return found, nil
-}
-
-func scopeName(s fleet.Scope) string {
-	if s.Table == "" {
-		return s.String()
-	}
-	return config.Table{Database: s.Database, Schema: s.Schema, Name: s.Table}.String()
 }

@@ -3,10 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"text/tabwriter"
+	"slices"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
@@ -16,7 +15,9 @@ import (
 )
 
 func (c *cli) statusCommand() *cobra.Command {
-	return c.jsonFlag(&cobra.Command{
+	var watch bool
+	var every time.Duration
+	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show backlog, rate, failures and workers",
 		Long: `Show for each table what is archived, what is left, how fast it goes and what holds it
@@ -26,16 +27,26 @@ Each open batch is counted once: as running while a worker has it, as failed whe
 nothing goes on before somebody acts, else by how far it has got (planned, verified,
 deleting). The rate is that of the last 5 minutes.
 
+For what waits it gives one reason: a pause, a limit that is reached, a lock, a service
+that is away, a back-off.
+
 Examples:
   archiver status
+  archiver status --watch
   archiver status --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if every < 100*time.Millisecond {
+				return usage("--interval must be 100ms or more (got %s)", every)
+			}
 			a, err := c.open(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer a.close()
+			if watch {
+				return c.watchStatus(cmd.Context(), a, every)
+			}
 			s, err := a.status(cmd.Context())
 			if err != nil {
 				return err
@@ -43,14 +54,28 @@ Examples:
 			if c.json {
 				return outputError(c.printJSON(s))
 			}
-			return c.printStatus(s)
+			return outputError(s.print(c.out))
 		},
-	})
+	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again and again until Ctrl-C; with --json a line each time")
+	cmd.Flags().DurationVar(&every, "interval", 2*time.Second, "how often, with --watch")
+	return c.jsonFlag(cmd)
 }
 
 type statusReport struct {
 	Tables  []*tableStatus `json:"tables"`
 	Workers []workerStatus `json:"workers"`
+	Limits  limitsStatus   `json:"limits"`
+
+	StuckJobs []stuckJob `json:"stuck_jobs"` // the oldest hundred
+}
+
+// limitsStatus is what the live workers allow together.
+type limitsStatus struct {
+	Databases int            `json:"max_parallel_databases"`
+	Seats     map[string]int `json:"concurrency"` // by database
+	Taken     map[string]int `json:"taken"`       // by database
+	Disagree  []string       `json:"disagree"`
 }
 
 type tableStatus struct {
@@ -88,10 +113,25 @@ type batchCounts struct {
 func (b batchCounts) open() int64 { return b.Planned + b.Running + b.Verified + b.Deleting + b.Failed }
 
 type workerStatus struct {
-	ID        string `json:"id"`
-	Host      string `json:"host"`
-	StartedAt string `json:"started_at"`
-	Running   int64  `json:"running"`
+	ID        string        `json:"id"`
+	Host      string        `json:"host"`
+	Version   string        `json:"version"`
+	StartedAt string        `json:"started_at"`
+	Running   int           `json:"running"`
+	Batches   []workerBatch `json:"batches"`
+}
+
+// workerBatch is a batch that a worker has.
+type workerBatch struct {
+	JobID    int64  `json:"job_id"`
+	BatchID  int64  `json:"batch_id"`
+	Database string `json:"database"`
+	Table    string `json:"table"` // schema.table, plain names
+	Stage    string `json:"stage"`
+	Since    string `json:"since"`
+
+	name  string
+	since time.Time
 }
 
 // status reads all of it in one snapshot, so that a batch which is archived
@@ -99,7 +139,8 @@ type workerStatus struct {
 func (a *app) status(ctx context.Context) (*statusReport, error) {
 	var totals []ledger.Totals
 	var backlogs []*fleet.Backlog
-	var workers []fleet.LiveWorker
+	var workers []*fleet.LiveWorker
+	var standing *fleet.Standing
 	var schedules []ledger.Schedule
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err := pgx.BeginTxFunc(ctx, a.control, snapshot, func(tx pgx.Tx) (err error) {
@@ -116,18 +157,23 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 		if schedules, err = a.ledger.Schedules(ctx, tx); err != nil {
 			return err
 		}
+		if standing, err = fleet.ReadStanding(ctx, a.ledger, tx); err != nil {
+			return err
+		}
 		workers, err = fleet.LiveWorkers(ctx, a.ledger, tx)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	s := &statusReport{Tables: []*tableStatus{}, Workers: []workerStatus{}}
+	s := &statusReport{Tables: []*tableStatus{}, Workers: []workerStatus{}, StuckJobs: []stuckJob{}, Limits: limitsStatus{
+		Databases: standing.Limits.Databases, Seats: standing.Limits.Seats, Taken: standing.Running, Disagree: append([]string{}, standing.Limits.Disagree...),
+	}}
 	tables := map[[3]string]*tableStatus{}
 	table := func(database, schema, name string) *tableStatus {
 		key := [3]string{database, schema, name}
 		if tables[key] == nil {
-			tables[key] = &tableStatus{Database: database, Schema: schema, Table: name}
+			tables[key] = &tableStatus{Database: database, Schema: schema, Table: name, Paused: standing.PausedBy(database, schema, name) != nil}
 			s.Tables = append(s.Tables, tables[key])
 		}
 		return tables[key]
@@ -145,7 +191,7 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 		table(t.Database, t.Schema, t.Table).addTotals(t)
 	}
 	for _, b := range backlogs {
-		table(b.Database, b.Schema, b.Table).addBacklog(b)
+		table(b.Database, b.Schema, b.Table).addBacklog(b, standing)
 	}
 	for _, d := range schedules {
 		if t := tables[[3]string{d.Database, d.Schema, d.Name}]; t != nil {
@@ -154,10 +200,24 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 			}
 		}
 	}
+	if err := a.addStuck(ctx, s); err != nil {
+		return nil, err
+	}
 	for _, w := range workers {
-		s.Workers = append(s.Workers, workerStatus{ID: w.ID, Host: w.Host, StartedAt: stamp(w.StartedAt), Running: w.Running})
+		s.Workers = append(s.Workers, workerStatusOf(w))
 	}
 	return s, nil
+}
+
+// addStuck names the jobs that are stuck, if any is.
+func (a *app) addStuck(ctx context.Context, s *statusReport) error {
+	if !slices.ContainsFunc(s.Tables, func(t *tableStatus) bool { return t.Stuck > 0 }) {
+		return nil
+	}
+	return fleet.EachJob(ctx, a.ledger, ledger.Filter{}, []fleet.JobState{fleet.JobStuck}, 100, func(j fleet.Job) error {
+		s.StuckJobs = append(s.StuckJobs, stuckJobOf(j))
+		return nil
+	})
 }
 
 func (t *tableStatus) addTotals(d ledger.Totals) {
@@ -165,118 +225,38 @@ func (t *tableStatus) addTotals(d ledger.Totals) {
 	t.RowsArchived, t.BytesStored, t.LastArchived, t.RowsPerSecond = d.Rows, d.StoredBytes, stampOf(d.LastArchivedAt), d.RowsPerSecond
 }
 
-func (t *tableStatus) addBacklog(b *fleet.Backlog) {
+func (t *tableStatus) addBacklog(b *fleet.Backlog, standing *fleet.Standing) {
 	n := &t.Batches
 	n.Planned, n.Running, n.Verified, n.Deleting, n.Failed = b.Planned, b.Running, b.Verified, b.Deleting, b.Failed
 	t.Stuck, t.Waiting, t.Lost, t.RowsPlanned = b.Stuck, b.Waiting, b.Lost, b.Rows
-	if t.RowsPerSecond != nil && *t.RowsPerSecond > 0 && b.MovingRows > 0 {
+	if t.RowsPerSecond != nil && *t.RowsPerSecond > 0 && b.MovingRows > 0 && !t.Paused {
 		eta := float64(b.MovingRows) / *t.RowsPerSecond
 		t.ETASeconds = &eta
 	}
-	t.WaitingFor = nullable(b.Reason)
+	t.WaitingFor = nullable(waitsFor(b, standing))
 }
 
-func (c *cli) printStatus(s *statusReport) error {
-	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "TABLE\tPLANNED\tRUNNING\tVERIFIED\tDELETING\tFAILED\tARCHIVED\tROWS ARCHIVED\tROWS PLANNED\tSTORED\tROWS/S\tETA\tLAST\tNEXT PLAN")
-	for _, t := range s.Tables {
-		n := t.Batches
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", t.name(), n.Planned, n.Running, n.Verified, n.Deleting, n.Failed, n.Archived,
-			humanize.Comma(t.RowsArchived), humanize.Comma(t.RowsPlanned), bytesText(t.BytesStored), t.rate(), t.eta(), t.last(), t.nextPlan())
-	}
-	if err := w.Flush(); err != nil {
-		return outputError(err)
-	}
-	c.printf("\n")
-	if len(s.Workers) == 0 {
-		c.printf("no worker is running\n")
-	} else {
-		fmt.Fprintln(w, "WORKER\tHOST\tSTARTED\tRUNNING")
-		for _, r := range s.Workers {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\n", r.ID, r.Host, r.StartedAt, r.Running)
-		}
-		if err := w.Flush(); err != nil {
-			return outputError(err)
+// waitsFor is the one reason why a table does not go on faster: what holds most of its
+// batches.
+func waitsFor(b *fleet.Backlog, standing *fleet.Standing) string {
+	if p := standing.PausedBy(b.Database, b.Schema, b.Table); p != nil || b.Queued() > 0 {
+		if why := standing.Why(b.Database, b.Schema, b.Table); why != "" {
+			return why
 		}
 	}
-	for _, t := range s.Tables {
-		if n := t.Batches; n.Empty+n.Cancelled > 0 {
-			c.printf("%s: besides, %s found empty and %s cancelled\n", t.name(), plural(n.Empty, "batch was", "batches were"), plural(n.Cancelled, "was", "were"))
-		}
-		if t.WaitingFor != nil {
-			c.printf("%s: %s\n", t.name(), clip(*t.WaitingFor, 300))
-		}
-		if trouble := t.scheduleTrouble(); trouble != "" {
-			c.printf("%s: %s\n", t.name(), trouble)
-		}
+	if b.Until != nil {
+		return fmt.Sprintf("%s (tried again at %s)", b.Reason, stamp(*b.Until))
 	}
-	for _, hint := range s.hints() {
-		c.printf("hint: %s\n", hint)
-	}
-	return nil
+	return b.Reason
 }
 
-// hints say what an operator should look at.
-func (s *statusReport) hints() []string {
-	var ever, open, failed, stuck, lost int64
-	var foreign bool
-	for _, t := range s.Tables {
-		ever += t.Batches.open() + t.Batches.Archived + t.Batches.Empty + t.Batches.Cancelled
-		open += t.Batches.open() - t.Batches.Failed - t.Lost
-		failed, stuck, lost = failed+t.Batches.Failed, stuck+t.Stuck, lost+t.Lost
-		foreign = foreign || (!t.Configured && t.Batches.open() > 0)
+func workerStatusOf(w *fleet.LiveWorker) workerStatus {
+	s := workerStatus{ID: w.ID, Host: w.Host, Version: w.Version, StartedAt: stamp(w.StartedAt), Running: len(w.Running), Batches: []workerBatch{}}
+	for _, b := range w.Running {
+		s.Batches = append(s.Batches, workerBatch{
+			JobID: b.JobID, BatchID: b.BatchID, Database: b.Database, Table: b.Schema + "." + b.Table, Stage: string(b.Stage), Since: stamp(b.Since),
+			name: config.Table{Database: b.Database, Schema: b.Schema, Name: b.Table}.String(), since: b.Since,
+		})
 	}
-	var out []string
-	if ever == 0 {
-		out = append(out, "nothing was planned yet: archiver plan")
-	}
-	if failed > 0 {
-		out = append(out, plural(failed, "failed batch", "failed batches")+": archiver jobs list --failed")
-	}
-	if stuck > 0 {
-		out = append(out, plural(stuck, "batch is", "batches are")+" held by a dead worker; a live one takes them back, or: archiver jobs retry --stuck")
-	}
-	if lost > 0 {
-		out = append(out, plural(lost, "batch has", "batches have")+" no job in the queue: archiver jobs list, then archiver jobs retry JOB_ID")
-	}
-	if open > 0 && len(s.Workers) == 0 {
-		out = append(out, plural(open, "batch waits", "batches wait")+" for a worker: archiver work")
-	}
-	if foreign {
-		out = append(out, "nobody works on the batches of tables marked (not configured): put the table back, or: archiver jobs cancel JOB_ID")
-	}
-	return out
-}
-
-func (t *tableStatus) name() string {
-	name := config.Table{Database: t.Database, Schema: t.Schema, Name: t.Table}.String()
-	if !t.Configured {
-		name += " (not configured)"
-	}
-	return name
-}
-
-func (t *tableStatus) rate() string {
-	if t.RowsPerSecond == nil {
-		return "-"
-	}
-	return humanize.CommafWithDigits(*t.RowsPerSecond, 0)
-}
-
-func (t *tableStatus) eta() string {
-	if t.ETASeconds == nil {
-		return "-"
-	}
-	return (time.Duration(*t.ETASeconds) * time.Second).String()
-}
-
-func (t *tableStatus) last() string {
-	if t.LastArchived == nil {
-		return "-"
-	}
-	at, err := time.Parse(time.RFC3339, *t.LastArchived)
-	if err != nil {
-		return *t.LastArchived
-	}
-	return ago(at)
+	return s
 }

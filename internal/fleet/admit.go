@@ -21,18 +21,17 @@ type Admission struct {
 	Parked   int // jobs that lost their place: paused, or a limit was lowered
 }
 
-// admission begins a transaction that may make jobs available, which the trigger of
+// admission sets up a transaction that may make jobs available, which the trigger of
 // migration 0002 keeps everybody else from doing. Losing one in a crash is harmless, so
 // that it need not wait for the disk. The planner is told to walk indexes: it must never
 // sort a million batches to find the first three.
-const admission = `BEGIN; SET LOCAL archiver.admission = 'on'; SET LOCAL synchronous_commit = off; SET LOCAL idle_in_transaction_session_timeout = '5s'; ` +
-	`SET LOCAL jit = off; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_bitmapscan = off`
+const admission = `SELECT set_config(name, value, true) FROM (VALUES
+	('archiver.admission', 'on'), ('synchronous_commit', 'off'), ('jit', 'off'),
+	('enable_seqscan', 'off'), ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('enable_bitmapscan', 'off')) s(name, value)`
 
 // lockAdmission is held by whoever counts seats and changes who has one. It ends with
 // the transaction, so that it is safe behind a pooler.
 const lockAdmission = `SELECT pg_advisory_xact_lock(hashtextextended('archiver admission {name}', 0))`
-
-const tryLockAdmission = `SELECT pg_try_advisory_xact_lock(hashtextextended('archiver admission {name}', 0))`
 
 // Admit fills the free seats: it makes the next batches of each database available to
 // workers, at most as many as the smallest limit of the live replicas allows. Whoever
@@ -47,16 +46,17 @@ const tryLockAdmission = `SELECT pg_try_advisory_xact_lock(hashtextextended('arc
 // It also wakes the replicas for jobs that nobody has taken yet.
 func Admit(ctx context.Context, l *ledger.Ledger) (Admission, error) {
 	var a Admission
-	err := pgx.BeginTxFunc(ctx, l.Pool, pgx.TxOptions{BeginQuery: admission}, func(tx pgx.Tx) error {
-		// Each in a snapshot of its own, that of the second taken under the lock.
-		batch := &pgx.Batch{}
-		batch.Queue(l.SQL(named(lockAdmission, l)))
-		queuePauseSync(batch, l)
-		batch.Queue(l.SQL(admit), l.Schema()+".river_insert", interval(Turn)).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&a.Admitted, &a.Parked, nil)
-		})
-		return tx.SendBatch(ctx, batch).Close()
+	// Sent at once, and so one transaction: a replica that is stopped in the middle of it
+	// cannot keep the others waiting for the lock. Each statement has a snapshot of its own,
+	// that of the last taken under the lock.
+	batch := &pgx.Batch{}
+	batch.Queue(admission)
+	batch.Queue(l.SQL(named(lockAdmission, l)))
+	queuePauseSync(batch, l)
+	batch.Queue(l.SQL(admit), l.Schema()+".river_insert", interval(Turn)).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&a.Admitted, &a.Parked, nil)
 	})
+	err := l.Pool.SendBatch(ctx, batch).Close()
 	if err != nil {
 		return a, fmt.Errorf("admit batches: %w", err)
 	}

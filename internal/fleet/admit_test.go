@@ -130,6 +130,26 @@ func TestOnlyAdmissionAdmits(t *testing.T) {
 	require.Equal(t, []string{"2"}, q.list(`SELECT id::text FROM archiver.river_job WHERE state = 'available'`), "the first has to wait for its hour")
 }
 
+// TestJobOfAFinishedBatch is put back by hand, and by the end of its worker: it must not
+// wait in the queue for ever.
+func TestJobOfAFinishedBatch(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	q.plan("a", "t", 2)
+	q.replica("one", 1, map[string]int{"a": 2})
+	q.admit()
+	q.take("gone")
+	q.finish("a", 1)
+	_, err := q.client.JobRetry(t.Context(), 1)
+	require.NoError(t, err)
+	q.db.Exec(t, `UPDATE archiver.batch SET state = 'cancelled' WHERE id = 2`)
+	lost, err := fleet.Bury(t.Context(), q.Ledger)
+	require.NoError(t, err)
+	_, err = fleet.Return(t.Context(), q.Ledger, lost)
+	require.NoError(t, err)
+	require.EqualValues(t, 2, q.count("completed"))
+}
+
 // TestAdmitAtRandom works a fleet in random order and looks at the limits at each step.
 func TestAdmitAtRandom(t *testing.T) {
 	t.Parallel()

@@ -20,9 +20,13 @@ type Backlog struct {
 	Rows                        int64 // planned, of all of them
 	MovingRows                  int64 // of those that need nobody to act
 	// Reason is why a batch waits, else the last error of one; empty if there is
-	// none. It is the newest of the table.
+	// none. It is the newest of the table. Until is when that batch is tried again.
 	Reason string
+	Until  *time.Time
 }
+
+// Queued are those that would begin at once if there were room for them.
+func (b *Backlog) Queued() int64 { return b.Planned + b.Verified + b.Deleting - b.Waiting - b.Lost }
 
 // Backlogs returns a line for each table that has an open batch.
 func Backlogs(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]*Backlog, error) {
@@ -97,24 +101,24 @@ func (b *Backlog) add(g group) {
 func addReasons(ctx context.Context, l *ledger.Ledger, tx pgx.Tx, backlogs []*Backlog) error {
 	rows, err := tx.Query(ctx, l.SQL(`
 		SELECT DISTINCT ON (b.table_id) t.database, t.schema, t.name,
-		       coalesce(b.waiting_for, CASE WHEN b.failed THEN 'failed: ' ELSE 'last error: ' END || b.last_error)
-		FROM {s}.batch b JOIN {s}.archive_table t ON t.id = b.table_id
+		       coalesce(b.waiting_for, CASE WHEN b.failed THEN 'failed: ' ELSE 'back-off after: ' END || b.last_error),
+		       CASE WHEN j.finalized_at IS NULL AND j.state <> 'running' AND j.scheduled_at > now() THEN j.scheduled_at END
+		FROM {s}.batch b JOIN {s}.archive_table t ON t.id = b.table_id LEFT JOIN {s}.river_job j ON j.id = b.job_id
 		WHERE `+open+` AND (b.waiting_for IS NOT NULL OR b.last_error IS NOT NULL)
 		ORDER BY b.table_id, b.waiting_for IS NULL, b.updated_at DESC`))
 	if err != nil {
 		return fmt.Errorf("read what batches wait for: %w", err)
 	}
-	newest, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r [4]string, err error) {
-		err = row.Scan(&r[0], &r[1], &r[2], &r[3])
-		return r, err
+	var database, schema, name, reason string
+	var until *time.Time
+	_, err = pgx.ForEachRow(rows, []any{&database, &schema, &name, &reason, &until}, func() error {
+		if b := find(backlogs, database, schema, name); b != nil {
+			b.Reason, b.Until = reason, until
+		}
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("read what batches wait for: %w", err)
-	}
-	for _, r := range newest {
-		if b := find(backlogs, r[0], r[1], r[2]); b != nil {
-			b.Reason = r[3]
-		}
 	}
 	return nil
 }
@@ -130,26 +134,45 @@ func find(in []*Backlog, database, schema, table string) *Backlog {
 
 // LiveWorker is a replica that holds its lease.
 type LiveWorker struct {
-	ID, Host  string
-	StartedAt time.Time
-	Running   int64 // batches
+	ID, Host, Version string
+	StartedAt         time.Time
+	Running           []Work
 }
 
-// LiveWorkers lists the replicas that hold their lease, oldest first.
-func LiveWorkers(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]LiveWorker, error) {
+// LiveWorkers lists the replicas that hold their lease with what they run, both oldest
+// first.
+func LiveWorkers(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]*LiveWorker, error) {
 	rows, err := tx.Query(ctx, l.SQL(`
-		SELECT w.id, w.host, w.started_at, count(j.id)
+		SELECT w.id, w.host, w.version, w.started_at, j.id, b.id, t.database, t.schema, t.name, b.state, j.attempted_at
 		FROM {s}.worker w
-		LEFT JOIN {s}.river_job j ON j.state = 'running' AND j.kind = 'archive_batch' AND `+lastWorker+` = w.id
-		WHERE w.lease_until > now() GROUP BY w.id ORDER BY w.started_at, w.id`))
+		LEFT JOIN ({s}.river_job j
+			JOIN {s}.batch b ON b.job_id = j.id
+			JOIN {s}.archive_table t ON t.id = b.table_id
+		) ON j.state = 'running' AND j.kind = 'archive_batch' AND `+lastWorker+` = w.id
+		WHERE w.lease_until > now() ORDER BY w.started_at, w.id, j.attempted_at, j.id`))
 	if err != nil {
 		return nil, fmt.Errorf("list workers: %w", err)
 	}
-	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (w LiveWorker, err error) {
-		err = row.Scan(&w.ID, &w.Host, &w.StartedAt, &w.Running)
-		return w, err
-	})
-	if err != nil {
+	defer rows.Close()
+	var out []*LiveWorker
+	for rows.Next() {
+		var w LiveWorker
+		var job, batch *int64
+		var name [3]*string
+		var stage *ledger.State
+		var since *time.Time
+		if err := rows.Scan(&w.ID, &w.Host, &w.Version, &w.StartedAt, &job, &batch, &name[0], &name[1], &name[2], &stage, &since); err != nil {
+			return nil, fmt.Errorf("list workers: %w", err)
+		}
+		if len(out) == 0 || out[len(out)-1].ID != w.ID {
+			out = append(out, &w)
+		}
+		if job != nil {
+			last := out[len(out)-1]
+			last.Running = append(last.Running, Work{JobID: *job, BatchID: *batch, Database: *name[0], Schema: *name[1], Table: *name[2], Stage: *stage, Since: *since})
+		}
+	}
+	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("list workers: %w", err)
 	}
 	return out, nil

@@ -94,15 +94,19 @@ func (l *Lease) Keep(ctx context.Context) error {
 	tick := time.NewTicker(l.ttl / 3)
 	defer tick.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		began := time.Now()
 		l.mu.Lock()
 		deadline := l.renewed.Add(l.ttl * 4 / 5)
 		l.mu.Unlock()
+		late := time.NewTimer(time.Until(deadline))
+		select {
+		case <-ctx.Done():
+			late.Stop()
+			return nil
+		case <-tick.C:
+		case <-late.C: // one more try would come too late
+		}
+		late.Stop()
+		began := time.Now()
 		renewCtx, cancel := context.WithDeadline(ctx, deadline)
 		tag, err := l.ledger.Pool.Exec(renewCtx, l.ledger.SQL(`UPDATE {s}.worker SET lease_until = now() + $2::interval WHERE id = $1`), l.id, interval(l.ttl))
 		cancel()

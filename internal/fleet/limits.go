@@ -52,7 +52,7 @@ func Guard(ctx context.Context, l *ledger.Ledger, database string, batchID int64
 	case paused:
 		return "paused", nil
 	case running > seats:
-		return fmt.Sprintf("limit reached: %d of %s", seats, plural(seats, "seat", "seats")), nil
+		return fmt.Sprintf("limit reached: %d of %s", running, plural(seats, "seat", "seats")), nil
 	case databases > places:
 		return fmt.Sprintf("limit reached: %s at a time", plural(places, "database", "databases")), nil
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
 
+	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/jobs"
 )
@@ -26,7 +27,7 @@ func (s Scope) String() string {
 	case s.Table == "":
 		return "database " + s.Database
 	}
-	return s.Database + "." + s.Schema + "." + s.Table
+	return config.Table{Database: s.Database, Schema: s.Schema, Name: s.Table}.String()
 }
 
 // Paused is a pause that holds.

@@ -25,7 +25,7 @@ func TestExamples(t *testing.T) {
 	t.Parallel()
 	s := newTable(t)
 	names := strings.NewReplacer("--database orders", "--database main", "/etc/archiver/archiver.yaml", s.file)
-	for _, command := range []string{"migrate", "check", "plan", "work", "run", "config", "version"} {
+	for _, command := range []string{"migrate", "check", "plan", "pause", "resume", "work", "run", "config", "version"} {
 		_, examples, found := strings.Cut(s.run(t, command, "--help").out, "Example")
 		require.True(t, found, command)
 		examples, _, _ = strings.Cut(examples, "\n\n")

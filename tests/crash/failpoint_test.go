@@ -124,7 +124,8 @@ func TestStopLongerThanLease(t *testing.T) {
 	t.Parallel()
 	// So many replicas need more connections than the shared cluster has.
 	cluster := testkit.Cluster(t, localserver.PostgresOptions{Settings: map[string]string{"max_connections": "400"}})
-	s := newSite(t, options{source: testkit.Database(t, cluster), control: testkit.Database(t, cluster)})
+	// And each needs a seat, which a stopped one keeps until its lease has run out.
+	s := newSite(t, options{source: testkit.Database(t, cluster), control: testkit.Database(t, cluster), concurrency: 100})
 	s.fill(t, "audit_logs", 60*batchSize)
 	s.run(t, "plan")
 	defer s.hurry(t)()

@@ -40,13 +40,17 @@ func TestScheduledPlanOfADeadReplica(t *testing.T) {
 			}
 			require.Zero(t, s.control.Int(t, `SELECT count(*) FROM archiver.run`))
 			others := []*process{s.replica(t, ""), s.replica(t, "")}
-			testkit.Eventually(t, time.Minute, func() bool { return s.control.Int(t, `SELECT count(*) FROM archiver.schedule WHERE planned_at IS NOT NULL`) == 1 }, "another replica plans")
+			testkit.Eventually(t, time.Minute, func() bool {
+				return s.control.Int(t, `SELECT count(*) FROM archiver.schedule WHERE planned_at IS NOT NULL`) == 1
+			}, "another replica plans")
 			if c.action == "stop" {
 				first.signal(syscall.SIGCONT)
 				first.wait(t, 20*time.Second)
 				require.True(t, first.lostLease(), first.surprise())
 			}
-			testkit.Eventually(t, time.Minute, func() bool { return s.control.Int(t, `SELECT count(*) FROM archiver.batch WHERE state <> 'archived'`) == 0 }, "all is archived")
+			testkit.Eventually(t, time.Minute, func() bool {
+				return s.control.Int(t, `SELECT count(*) FROM archiver.batch WHERE state <> 'archived'`) == 0
+			}, "all is archived")
 			require.EqualValues(t, 1, s.control.Int(t, `SELECT count(*) FROM archiver.run`))
 			require.EqualValues(t, 3, claims(), "the dead one's, that of its follower, and the settlement")
 			for _, p := range others {

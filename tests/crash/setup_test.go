@@ -12,6 +12,7 @@
 package crash
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/testkit"
 )
 
@@ -51,6 +53,7 @@ type options struct {
 	source, control *testkit.DB
 	sourceAddr      string // host:port by which the archiver knows the source; "" is its own
 	s3              string // more keys of s3
+	concurrency     int    // batches at a time in the whole fleet; 0: 12
 }
 
 func newSite(t *testing.T, o options) *site {
@@ -82,13 +85,13 @@ func (s *site) configure(t *testing.T, o options) {
 	yaml := fmt.Sprintf(`
 control: {url: %q}
 s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 3, initial_delay: 50ms, max_delay: 200ms}%s}
-defaults: {retention: 30d, batch_size: %d, concurrency: 4, adaptive_batch: {enabled: false}}
+defaults: {retention: 30d, batch_size: %d, concurrency: %d, adaptive_batch: {enabled: false}}
 worker: {concurrency: 4, lease: %s, shutdown_timeout: 2s, batch_timeout: 2m}
 databases:
   - name: main
     url: %q
     tables: [{name: audit_logs}, {name: parted}]
-`, s.control.DSN, s.bucket.Name, s.bucket.Endpoint, s.bucket.AccessKey, s.bucket.SecretKey, o.s3, batchSize, lease, source)
+`, s.control.DSN, s.bucket.Name, s.bucket.Endpoint, s.bucket.AccessKey, s.bucket.SecretKey, o.s3, batchSize, cmp.Or(o.concurrency, 12), lease, source)
 	s.file = filepath.Join(s.dir, "archiver.yaml")
 	require.NoError(t, os.WriteFile(s.file, []byte(yaml), 0o600))
 }
@@ -121,24 +124,10 @@ func (s *site) drain(t *testing.T) figures {
 	return s.oracle.settled(t)
 }
 
-// hurry keeps moving jobs that wait for their time to the front, as an operator's
-// retry does, until the function it returns is called.
+// hurry lets no job wait until the function it returns is called.
 func (s *site) hurry(t *testing.T) (stop func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for pause(ctx, 200*time.Millisecond) {
-			// An error is none: the control database may be down on purpose.
-			_, _ = s.control.Pool.Exec(ctx, `
-				WITH moved AS (
-					UPDATE archiver.river_job SET state = 'available', scheduled_at = now()
-					WHERE state IN ('scheduled', 'retryable') OR (state = 'available' AND scheduled_at > now()) RETURNING queue)
-				SELECT pg_notify('archiver.river_insert', json_build_object('queue', queue)::text) FROM (SELECT DISTINCT queue FROM moved) m`)
-		}
-	}()
-	return func() { cancel(); <-done }
+	return testkit.Hurry(t, ledger.New(s.control.Pool, "archiver"))
 }
 
 // pause waits; it is false once ctx has ended.

@@ -186,27 +186,8 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// hurry keeps moving jobs that wait for their time to the front, as an operator's
-// retry does.
-func (s *site) hurry() (stop func()) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for ctx.Err() == nil {
-			_, err := s.ledger.Pool.Exec(ctx, s.ledger.SQL(`
-				WITH moved AS (
-					UPDATE {s}.river_job SET state = 'available', scheduled_at = now()
-					WHERE state IN ('scheduled', 'retryable') OR (state = 'available' AND scheduled_at > now()) RETURNING queue)
-				SELECT pg_notify('`+s.ledger.Schema()+`.river_insert', json_build_object('queue', queue)::text) FROM (SELECT DISTINCT queue FROM moved) m`))
-			if err != nil && ctx.Err() == nil {
-				s.log.Info("hurry", zap.Error(err)) // the server may be away on purpose
-			}
-			wait(ctx, 50*time.Millisecond)
-		}
-	}()
-	return func() { cancel(); <-done }
-}
+// hurry lets no job wait until the function it returns is called.
+func (s *site) hurry() (stop func()) { return testkit.Hurry(s.t, s.ledger) }
 
 func (s *site) table(name string) config.Table {
 	s.t.Helper()

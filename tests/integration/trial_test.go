@@ -197,33 +197,8 @@ func (tr *trial) start(at failpoint.Handler) (wait func()) {
 	}
 }
 
-// hurry keeps moving jobs that wait for their time to the front, as an operator's
-// retry does, until the function it returns is called.
-func (tr *trial) hurry() (stop func()) {
-	ctx, cancel := context.WithCancel(tr.t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(50 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			_, err := tr.ledger.Pool.Exec(ctx, tr.ledger.SQL(`
-				WITH moved AS (
-					UPDATE {s}.river_job SET state = 'available', scheduled_at = now()
-					WHERE state IN ('scheduled', 'retryable') OR (state = 'available' AND scheduled_at > now()) RETURNING queue)
-				SELECT pg_notify('`+tr.ledger.Schema()+`.river_insert', json_build_object('queue', queue)::text) FROM (SELECT DISTINCT queue FROM moved) m`))
-			if err != nil && ctx.Err() == nil {
-				tr.t.Logf("hurry: %v", err) // the control database may be down on purpose
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-		}
-	}()
-	return func() { cancel(); <-done }
-}
+// hurry lets no job wait until the function it returns is called.
+func (tr *trial) hurry() (stop func()) { return testkit.Hurry(tr.t, tr.ledger) }
 
 // retry does what `jobs retry --failed` does.
 func (tr *trial) retry() {

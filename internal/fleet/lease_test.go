@@ -1,0 +1,165 @@
+package fleet_test
+
+import (
+	"context"
+	"net"
+	"net/url"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/audit-table-archiver/archiver/internal/fleet"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/testkit"
+)
+
+// control is a migrated control database.
+func control(t *testing.T) (*testkit.DB, *ledger.Ledger) {
+	t.Helper()
+	q := newQueue(t)
+	return q.db, q.Ledger
+}
+
+// TestBury has jobs run on workers of every kind: those of the dead come back, with
+// the attempt that they had spent, and nobody else's are touched.
+func TestBury(t *testing.T) {
+	t.Parallel()
+	db, l := control(t)
+	db.Exec(t, `INSERT INTO archiver.worker (id, host, pid, version, lease_until)
+		VALUES ('alive', '', 1, '', now() + interval '30 seconds'), ('dead', '', 2, '', now() - interval '2 seconds')`)
+	cases := []struct {
+		name, kind, state string
+		takenBy           []string
+		age               time.Duration // since it was taken
+		back              bool
+	}{
+		{"on a live worker", "archive_batch", "running", []string{"alive"}, time.Hour, false},
+		{"on a live worker, before that on a dead one", "archive_batch", "running", []string{"dead", "alive"}, time.Hour, false},
+		{"on a worker whose lease has run out", "archive_batch", "running", []string{"dead"}, time.Hour, true},
+		{"on a worker without a lease", "archive_batch", "running", []string{"gone"}, time.Hour, true},
+		{"on a dead worker, before that on a live one", "archive_batch", "running", []string{"alive", "dead"}, time.Hour, true},
+		// Ahead of the clock, so that the test need not be quick.
+		{"taken at this moment", "archive_batch", "running", []string{"gone"}, -time.Hour, false},
+		{"of another kind", "other", "running", []string{"gone"}, time.Hour, false},
+		{"waiting for its next try", "archive_batch", "retryable", []string{"gone"}, time.Hour, false},
+	}
+	ids := make([]int64, len(cases))
+	var want []int64
+	for i, c := range cases {
+		ids[i] = db.Int(t, `INSERT INTO archiver.river_job (kind, state, args, max_attempts, attempt, attempted_by, attempted_at, scheduled_at)
+			VALUES ($1, $2, '{}', 5, 3, $3, now() - $4::interval, now() + interval '1 hour') RETURNING id`, c.kind, c.state, c.takenBy, c.age)
+		if c.back {
+			want = append(want, ids[i])
+		}
+	}
+	lost, err := fleet.Bury(t.Context(), l)
+	require.NoError(t, err)
+	var got []int64
+	for _, j := range lost {
+		got = append(got, j.JobID)
+	}
+	require.ElementsMatch(t, want, got)
+	n, err := fleet.Return(t.Context(), l, lost)
+	require.NoError(t, err)
+	require.Len(t, want, n)
+	n, err = fleet.Return(t.Context(), l, lost)
+	require.NoError(t, err)
+	require.Zero(t, n, "they have moved on")
+	for i, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			job := db.Text(t, `SELECT concat_ws(' ', state, attempt, CASE WHEN scheduled_at <= now() THEN 'due' END, errors[1]->>'error') FROM archiver.river_job WHERE id = $1`, ids[i])
+			if c.back {
+				require.Equal(t, "pending 2 due worker lost: "+c.takenBy[len(c.takenBy)-1], job)
+			} else {
+				state := c.state
+				if state == "retryable" {
+					state = "pending" // as the trigger leaves it
+				}
+				require.Equal(t, state+" 3", job)
+			}
+		})
+	}
+	require.Equal(t, "alive", db.Text(t, `SELECT string_agg(id, ' ') FROM archiver.worker`))
+}
+
+// keep joins as a worker and keeps the lease until it is lost, or until stop is called,
+// which the end of the test does too.
+func keep(t *testing.T, l *ledger.Ledger, ttl time.Duration) (ended <-chan error, stop func()) {
+	t.Helper()
+	lease, err := fleet.Join(t.Context(), l, fleet.Worker{ID: "self"}, ttl)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	result, done := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		result <- lease.Keep(ctx)
+	}()
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop)
+	return result, stop
+}
+
+// TestKeepRenews: a replica that can reach the control database stays alive for longer
+// than one lease, and ends without an error.
+func TestKeepRenews(t *testing.T) {
+	t.Parallel()
+	db, l := control(t)
+	ended, stop := keep(t, l, 3*time.Second)
+	testkit.Eventually(t, 20*time.Second, func() bool {
+		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '5 seconds'`) == 1
+	}, "the lease is renewed")
+	stop()
+	require.NoError(t, <-ended)
+}
+
+func TestKeepEndsWhenTheLeaseIsTakenAway(t *testing.T) {
+	t.Parallel()
+	db, l := control(t)
+	ended, _ := keep(t, l, time.Second)
+	db.Exec(t, `DELETE FROM archiver.worker`)
+	require.ErrorIs(t, within(t, ended, 20*time.Second), fleet.ErrLeaseLost)
+}
+
+// TestKeepEndsWhenCutOff has a replica lose the control database: it has to end by itself,
+// since the others give its jobs away once the lease has run out.
+func TestKeepEndsWhenCutOff(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]testkit.Fault{"refused": {Refuse: true}, "silent": {Cut: 1, Hold: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db, _ := control(t)
+			proxy := testkit.NewProxy(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(db.Server.Port)))
+			dsn, err := url.Parse(db.DSN)
+			require.NoError(t, err)
+			dsn.Host = proxy.Addr
+			pool, err := pgxpool.New(t.Context(), dsn.String())
+			require.NoError(t, err)
+			t.Cleanup(pool.Close)
+			const ttl = 3 * time.Second
+			ended, _ := keep(t, ledger.New(pool, "archiver"), ttl)
+			proxy.Set(fault)
+			if fault.Refuse {
+				proxy.Sever()
+			}
+			require.ErrorIs(t, within(t, ended, 2*ttl), fleet.ErrLeaseLost)
+			proxy.Sever()
+		})
+	}
+}
+
+// within is what comes from a channel in some time.
+func within(t *testing.T, ended <-chan error, limit time.Duration) error {
+	t.Helper()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		require.Fail(t, "the replica goes on")
+		return nil
+	}
+}

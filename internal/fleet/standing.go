@@ -1,0 +1,83 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+)
+
+// Standing is who may run what at an instant: what the fleet allows, what is paused, and
+// what runs. It is what admission goes by, for people to read.
+type Standing struct {
+	Limits  Effective
+	Pauses  []Paused
+	Running map[string]int // batches, by database
+}
+
+// ReadStanding reads it; tx is taken so that a report can read all its parts in one
+// snapshot.
+func ReadStanding(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) (*Standing, error) {
+	s := &Standing{Running: map[string]int{}}
+	var err error
+	if s.Limits, err = EffectiveLimits(ctx, l, tx); err != nil {
+		return nil, err
+	}
+	if s.Pauses, err = Pauses(ctx, l, tx); err != nil {
+		return nil, err
+	}
+	rows, err := tx.Query(ctx, l.SQL(`SELECT substr(queue, `+queueName+`), count(*) FROM {s}.river_job WHERE state IN ('available', 'running') AND kind = 'archive_batch' GROUP BY 1`))
+	if err != nil {
+		return nil, fmt.Errorf("count what runs: %w", err)
+	}
+	var database string
+	var n int
+	_, err = pgx.ForEachRow(rows, []any{&database, &n}, func() error { s.Running[database] = n; return nil })
+	if err != nil {
+		return nil, fmt.Errorf("count what runs: %w", err)
+	}
+	return s, nil
+}
+
+// PausedBy is the widest pause that covers a table; nil if none does.
+func (s *Standing) PausedBy(database, schema, table string) *Paused {
+	for i, p := range s.Pauses {
+		if p.Database == "" || (p.Database == database && (p.Table == "" || (p.Schema == schema && p.Table == table))) {
+			return &s.Pauses[i]
+		}
+	}
+	return nil
+}
+
+// Why says in words what keeps the next batch of a table from beginning. It is empty
+// when nothing does: it begins within a second.
+func (s *Standing) Why(database, schema, table string) string {
+	if p := s.PausedBy(database, schema, table); p != nil {
+		return fmt.Sprintf("paused: %s, since %s", p.Scope, p.Since.UTC().Format(time.RFC3339))
+	}
+	if s.Limits.Live == 0 {
+		return "no worker is running"
+	}
+	seats, known := s.Limits.Seats[database]
+	running := s.Running[database]
+	switch {
+	case !known:
+		return "no worker that is running has database " + database + " in its configuration"
+	case running >= seats:
+		return fmt.Sprintf("limit reached: %d of %s of database %s taken (concurrency)", running, plural(seats, "seat", "seats"), database)
+	case running == 0 && len(s.Running) >= s.Limits.Databases:
+		return fmt.Sprintf("limit reached: %d of %s at a time (max_parallel_databases); its turn comes", len(s.Running), plural(s.Limits.Databases, "database", "databases"))
+	}
+	return ""
+}
+
+// Work is a batch that a live replica has.
+type Work struct {
+	JobID, BatchID          int64
+	Database, Schema, Table string
+	Stage                   ledger.State
+	Since                   time.Time
+}
