@@ -49,6 +49,10 @@ integration: deps extras ## Only the integration, crash and command-line tests
 crash: deps ## Kill replicas KILLS times while rows move (300: some minutes); SEED=n repeats a run
 	ARCHIVER_KILLS=$(KILLS) ARCHIVER_SEED=$(SEED) go test -tags $(TEST_TAGS) -count=1 -timeout 2h -v -run '^TestRandomKills$$' ./tests/crash
 
+.PHONY: chaos
+chaos: deps ## Six replicas, everything that can happen to them, and the fleet's limits watched for CHAOS (10m)
+	ARCHIVER_CHAOS=$(CHAOS) ARCHIVER_SEED=$(SEED) go test -tags $(TEST_TAGS) -count=1 -timeout 2h -v -run '^TestChaos$$' ./tests/chaos
+
 .PHONY: matrix
 matrix: deps extras ## The tests that depend on the server, on PostgreSQL 14 to 18 from npm (some minutes each)
 	TEST_TAGS=$(TEST_TAGS) RUN='$(RUN)' scripts/matrix.sh

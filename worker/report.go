@@ -30,8 +30,8 @@ const (
 	stageRecord  = "writing the manifest"
 
 	endWaits   = "waiting"
-	endStopped = "stopped by a shutdown, goes on where it stands"
-	endRetry   = "to be tried again, after an error while"
+	endStopped = "stopped by a shutdown"
+	endRetry   = "to be tried again, as it failed while"
 	endFailed  = "failed while"
 )
 
@@ -100,8 +100,8 @@ func (c spoolCounter) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// startReport writes the attempt's progress into its job now and then, until the attempt
-// reports its end or ctx ends. A batch is none the worse for a report that fails.
+// startReport writes the attempt's progress into its job now and then, until
+// progress.stop. A batch is none the worse for a report that fails.
 func (w *Worker) startReport(ctx context.Context, a *attempt) {
 	a.progress.at(stageBegin)
 	client, err := river.ClientFromContextSafely[pgx.Tx](ctx)
@@ -109,6 +109,7 @@ func (w *Worker) startReport(ctx context.Context, a *attempt) {
 		a.progress.stop = func() {}
 		return
 	}
+	log := a.log // which claim replaces
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -123,7 +124,7 @@ func (w *Worker) startReport(ctx context.Context, a *attempt) {
 			}
 			if now := a.progress.String(); now != last {
 				if _, err := client.JobUpdate(ctx, a.job.ID, &river.JobUpdateParams{Output: now}); err != nil {
-					a.log.Debug("progress was not reported", zap.Error(err))
+					log.Debug("progress was not reported", zap.Error(err))
 					continue
 				}
 				last = now
@@ -137,14 +138,13 @@ func (w *Worker) startReport(ctx context.Context, a *attempt) {
 // the job's next state, so it costs nothing more. Reporting progress must have stopped:
 // both use the same part of ctx. An empty reason is left out.
 func (a *attempt) report(ctx context.Context, end, reason string) {
-	text := end
+	text := fmt.Sprintf("%s after %.2f s", end, time.Since(a.began).Seconds())
 	if reason != "" {
 		text += ": " + strings.ReplaceAll(reason, "\x00", "") // which jsonb cannot hold
 	}
 	if b := a.batch; b != nil && b.Object != nil {
 		text += fmt.Sprintf("; %s rows, %s in %s", humanize.Comma(b.Object.Rows), size(b.Object.StoredBytes), b.Object.Key)
 	}
-	text += fmt.Sprintf("; this attempt took %.2f s", time.Since(a.began).Seconds())
 	if err := river.RecordOutput(ctx, text); err != nil {
 		a.log.Debug("the result was not reported", zap.Error(err))
 	}

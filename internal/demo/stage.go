@@ -183,6 +183,7 @@ worker:
   spool_dir: %q
   shutdown_timeout: 10s
   listen: "" # two workers on one machine cannot share a port
+ui: {enabled: false}
 `, s.roleDSN(controlDatabase), bucketName, bucketPrefix, s.s3.Endpoint, s.s3.AccessKey, s.s3.SecretKey,
 		sourceDatabase, s.roleDSN(sourceDatabase), retentionDays, spool)
 	if err := os.WriteFile(s.configFile, []byte(text), 0o600); err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // Enabled says whether failpoints were compiled in.
@@ -79,12 +80,16 @@ type rule struct {
 
 func fromEnvironment(name string) error {
 	once.Do(func() { rules = parse(os.Getenv("ARCHIVER_FAILPOINTS")) })
-	mu.Lock()
-	defer mu.Unlock()
 	r, ok := rules[name]
 	if !ok {
 		return nil
 	}
+	if r.action == "slow" {
+		time.Sleep(time.Duration(r.nth) * time.Millisecond)
+		return nil
+	}
+	mu.Lock()
+	defer mu.Unlock()
 	r.hits++
 	if r.hits != r.nth {
 		return nil

@@ -97,6 +97,7 @@ control: {url: %q}
 s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 2, initial_delay: 50ms, max_delay: 100ms}}
 defaults: {%s}
 worker: {%s}
+ui: {enabled: false}
 databases:
   - name: main
     url: %q

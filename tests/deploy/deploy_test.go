@@ -7,7 +7,6 @@ package deploy
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -221,6 +220,6 @@ func TestComposeFitsItsConfiguration(t *testing.T) {
 
 	dockerfile := read(t, "Dockerfile")
 	for _, line := range []string{`STOPSIGNAL SIGTERM`, `CMD \["/usr/local/bin/archiver", "health"\]`, `USER 65532:65532`} {
-		require.Regexp(t, regexp.MustCompile(line), dockerfile)
+		require.Regexp(t, line, dockerfile)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -67,13 +68,13 @@ func (b *browser) do(t *testing.T, format string, args ...any) string {
 }
 
 // TestBrowser does in Chromium what an operator does: it finds a failed batch and why,
-// retries it, and pauses a database.
+// retries it, and pauses a database. Read-only, the same button changes nothing.
 func TestBrowser(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.run(t, done, "plan")
 	s.refuseDeletes(t)
-	s.serve(t, "work")
+	worker := s.serve(t, "work")
 	testkit.Eventually(t, soon, func() bool {
 		return s.db.Int(t, `SELECT count(*) FROM archiver.river_job WHERE state = 'cancelled'`) == 5
 	}, "all batches have failed")
@@ -89,15 +90,24 @@ func TestBrowser(t *testing.T) {
 	}
 
 	s.allowDeletes(t)
-	b.do(t, "press Retry")
+	require.Equal(t, "200", b.do(t, "press Retry"))
 	s.becomes(t, batch, "archived")
 	page = b.do(t, "job %d batch archived", id)
 	require.Contains(t, page, s.db.Text(t, `SELECT key FROM archiver.object WHERE batch_id = $1`, batch), "the object's key")
 
 	b.do(t, "queue db_main")
-	b.do(t, "press Pause")
+	require.Equal(t, "200", b.do(t, "press Pause"))
 	testkit.Eventually(t, soon, func() bool { return s.db.Int(t, `SELECT count(*) FROM archiver.pause WHERE database = 'main'`) == 1 }, "the fleet has taken the pause over")
-	b.do(t, "press Resume")
+	require.Equal(t, "200", b.do(t, "press Resume"))
 	testkit.Eventually(t, soon, func() bool { return s.db.Int(t, `SELECT count(*) FROM archiver.pause`) == 0 }, "and its end")
 	require.Empty(t, b.do(t, "complaints"))
+
+	worker.signal(t, syscall.SIGTERM)
+	worker.end(t, done)
+	s.ui += ", read_only: true"
+	s.configure(t)
+	s.serve(t, "ui")
+	b.do(t, "job 2 nothing was deleted")
+	require.Equal(t, "403", b.do(t, "press Retry"))
+	require.Equal(t, "cancelled", s.job(t, 2).State)
 }

@@ -22,7 +22,7 @@ func main() {
 			code = 1
 			continue
 		}
-		fmt.Printf("%s: %d documents, all sound\n", dir, len(docs))
+		fmt.Fprintf(os.Stdout, "%s: %d documents, all sound\n", dir, len(docs))
 	}
 	os.Exit(code)
 }

@@ -21,19 +21,19 @@ const browser = await chromium.launch({
 })
 const context = await browser.newContext({
   httpCredentials: { username: env.USERNAME, password: env.PASSWORD },
-  viewport: { width: 1400, height: 1000 },
+  viewport: { width: 1400, height: 1300 },
 })
 context.setDefaultTimeout(15_000)
 const page = await context.newPage()
 
 // Whatever the browser complains about: a script that fails, a file that is missing, a
-// policy that is violated.
+// policy that is violated. River UI tries once whether it may evaluate text, and may not.
 let complaints = []
-page.on('console', m => m.type() === 'error' && complaints.push(m.text()))
+page.on('console', m => m.type() === 'error' && !m.text().includes('unsafe-eval') && complaints.push(m.text()))
 page.on('pageerror', e => complaints.push(String(e)))
 
 let shots = 0
-const shot = name => page.screenshot({ path: join(env.SCREENSHOTS, `${++shots}-${name}.png`), fullPage: true })
+const shot = name => page.screenshot({ path: join(env.SCREENSHOTS, `${++shots}-${name}.png`) })
 const text = () => page.innerText('body')
 
 const commands = {
@@ -65,12 +65,14 @@ const commands = {
     await shot(`job-${id}`)
     return text()
   },
-  // press NAME: a button of the page that is open.
+  // press NAME: a button of the page that is open; what the server answers to it.
   async press(...name) {
-    await page.getByRole('button', { name: name.join(' ') }).first().click()
-    await page.waitForTimeout(500)
+    const answered = page.waitForResponse(r => r.request().method() !== 'GET')
+    await page.getByRole('button', { name: name.join(' '), exact: true }).click()
+    const status = (await answered).status()
+    await page.waitForLoadState('networkidle')
     await shot(`pressed-${name.join('-')}`)
-    return text()
+    return `${status}`
   },
   // queue NAME: the page of a queue.
   async queue(name) {
