@@ -15,6 +15,7 @@ FUZZ_TIME    ?= 20s
 BENCH_FLAGS  ?= -benchtime 1s
 BENCH_ROWS   ?= 1000000
 KILLS        ?= 300
+CHAOS        ?= 10m
 SEED         ?=
 # A single package or test, for example: make test PKG=./internal/encode RUN=TestFloat
 PKG          ?= ./...

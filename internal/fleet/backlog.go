@@ -99,6 +99,7 @@ func (b *Backlog) add(g group) {
 }
 
 func addReasons(ctx context.Context, l *ledger.Ledger, tx pgx.Tx, backlogs []*Backlog) error {
+	//nolint:rowserrcheck // ForEachRow checks it
 	rows, err := tx.Query(ctx, l.SQL(`
 		SELECT DISTINCT ON (b.table_id) t.database, t.schema, t.name,
 		       coalesce(b.waiting_for, CASE WHEN b.failed THEN 'failed: ' ELSE 'back-off after: ' END || b.last_error),

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -62,9 +63,8 @@ func Guard(ctx context.Context, l *ledger.Ledger, database string, batchID int64
 // Effective is what the live replicas allow together.
 type Effective struct {
 	Limits
-	Live      int      // replicas
-	Disagree  []string // in words, where they differ
-	databases []int
+	Live     int      // replicas
+	Disagree []string // in words, where they differ
 }
 
 // EffectiveLimits reads the limits that count now.
@@ -83,34 +83,31 @@ func EffectiveLimits(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) (Effectiv
 		return e, fmt.Errorf("read the limits of the replicas: %w", err)
 	}
 	e.Live = len(views)
-	least := func(what string, of func(Limits) (int, bool)) (int, bool) {
-		var n int
+	least := func(what string, of func(Limits) (int, bool)) int {
 		var said []string
-		var any, differ bool
+		var all []int
 		for _, v := range views {
-			m, ok := of(v.Limits)
-			if !ok {
-				continue
+			if n, ok := of(v.Limits); ok {
+				all, said = append(all, n), append(said, fmt.Sprintf("%d (%s)", n, v.ID))
 			}
-			differ = differ || any && m != n
-			if !any || m < n {
-				n, any = m, true
-			}
-			said = append(said, fmt.Sprintf("%d (%s)", m, v.ID))
 		}
-		if differ {
+		if len(all) == 0 {
+			return 0
+		}
+		if slices.Min(all) != slices.Max(all) {
 			e.Disagree = append(e.Disagree, fmt.Sprintf("replicas disagree on %s: %s; the smallest counts", what, strings.Join(said, ", ")))
 		}
-		return n, any
+		return slices.Min(all)
 	}
-	e.Databases, _ = least("max_parallel_databases", func(l Limits) (int, bool) { return l.Databases, true })
+	e.Databases = least("max_parallel_databases", func(l Limits) (int, bool) { return l.Databases, true })
 	for _, v := range views {
 		for d := range v.Limits.Seats {
 			if _, known := e.Seats[d]; !known {
-				e.Seats[d], _ = least("concurrency of "+d, func(l Limits) (int, bool) { n, ok := l.Seats[d]; return n, ok })
+				e.Seats[d] = least("concurrency of "+d, func(l Limits) (int, bool) { n, ok := l.Seats[d]; return n, ok })
 			}
 		}
 	}
+	slices.Sort(e.Disagree)
 	return e, nil
 }
 

@@ -92,9 +92,9 @@ func (q *queue) available() []string {
 	return q.list(`SELECT args->>'database' || '.' || substr(args->>'table', 8) FROM archiver.river_job WHERE state = 'available' ORDER BY id`)
 }
 
-func (q *queue) list(sql string, args ...any) []string {
+func (q *queue) list(sql string) []string {
 	q.t.Helper()
-	rows, err := q.db.Pool.Query(q.t.Context(), sql, args...)
+	rows, err := q.db.Pool.Query(q.t.Context(), sql)
 	require.NoError(q.t, err)
 	out, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(q.t, err)

@@ -29,7 +29,7 @@ func ReadStanding(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) (*Standing, 
 	if s.Pauses, err = Pauses(ctx, l, tx); err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, l.SQL(`SELECT substr(queue, `+queueName+`), count(*) FROM {s}.river_job WHERE state IN ('available', 'running') AND kind = 'archive_batch' GROUP BY 1`))
+	rows, err := tx.Query(ctx, l.SQL(`SELECT substr(queue, `+queueName+`), count(*) FROM {s}.river_job WHERE state IN ('available', 'running') AND kind = 'archive_batch' GROUP BY 1`)) //nolint:rowserrcheck // ForEachRow checks it
 	if err != nil {
 		return nil, fmt.Errorf("count what runs: %w", err)
 	}

@@ -103,13 +103,12 @@ func (s *site) command(ctx context.Context, failpoints string, args ...string) *
 }
 
 // run runs the program to its end, which must be a good one.
-func (s *site) run(t *testing.T, args ...string) string {
+func (s *site) run(t *testing.T, args ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	out, err := s.command(ctx, "", args...).CombinedOutput()
 	require.NoError(t, err, "%v:\n%s", args, tail(string(out)))
-	return string(out)
 }
 
 func tail(text string) string {
