@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/audit-table-archiver/archiver/internal/fleet"
 )
 
 // options say how large the fleet and its backlog are.
@@ -62,6 +64,9 @@ func main() {
 func exit(err error) {
 	if err == nil {
 		os.Exit(0)
+	}
+	if errors.Is(err, fleet.ErrLeaseLost) {
+		os.Exit(lostLease)
 	}
 	fmt.Fprintln(os.Stderr, "error:", err)
 	os.Exit(1)

@@ -15,11 +15,15 @@ import (
 // replicaSession is the application_name of the replicas' connections.
 const replicaSession = "bench_replica"
 
+// lostLease is the exit code of a replica that could not renew its lease.
+const lostLease = 3
+
 // process is a replica of this binary.
 type process struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *bufio.Scanner
+	cmd  *exec.Cmd
+	in   io.WriteCloser
+	out  *bufio.Scanner
+	lost bool // it has ended, which stop says why
 }
 
 type processes []*process
@@ -68,45 +72,48 @@ func (all processes) pids() []int {
 	return pids
 }
 
-// counts asks all replicas what they have done since they were last asked.
+// counts asks all replicas what they have done since they were last asked. Those that
+// have ended are left out.
 func (all processes) counts() (tally, error) {
-	var sum tally
 	for _, p := range all {
 		if _, err := io.WriteString(p.in, "\n"); err != nil {
-			return sum, fmt.Errorf("ask replica %d: %w", p.cmd.Process.Pid, err)
+			p.lost = true
 		}
 	}
+	var sum tally
 	for _, p := range all {
-		if !p.out.Scan() {
-			return sum, fmt.Errorf("replica %d has ended", p.cmd.Process.Pid)
+		if p.lost || !p.out.Scan() {
+			p.lost = true
+			continue
 		}
 		var t tally
 		if err := json.Unmarshal(p.out.Bytes(), &t); err != nil {
 			return sum, fmt.Errorf("replica %d: %w", p.cmd.Process.Pid, err)
 		}
-		sum.Done, sum.Runs, sum.Snoozed = sum.Done+t.Done, sum.Runs+t.Runs, sum.Snoozed+t.Snoozed
-		sum.Fetches, sum.EmptyFetches = sum.Fetches+t.Fetches, sum.EmptyFetches+t.EmptyFetches
-		sum.Admit, sum.Reconcile = append(sum.Admit, t.Admit...), append(sum.Reconcile, t.Reconcile...)
-		sum.Errors += t.Errors
-		if t.Error != "" {
-			sum.Error = t.Error
-		}
+		sum.add(t)
 	}
 	return sum, nil
 }
 
-// stop ends them all, side by side.
-func (all processes) stop() error {
+// stop ends them all, side by side, and returns how many had lost their lease: the
+// database, or this machine, could not keep up.
+func (all processes) stop() (lost int, err error) {
 	errs := make([]error, len(all))
 	var wg sync.WaitGroup
 	for i, p := range all {
 		wg.Go(func() {
-			errs[i] = p.in.Close()
+			_ = p.in.Close() // of one that has ended is closed already
 			if err := p.cmd.Wait(); err != nil {
 				errs[i] = fmt.Errorf("replica %d: %w", p.cmd.Process.Pid, err)
 			}
 		})
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	for i, err := range errs {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() == lostLease {
+			lost, errs[i] = lost+1, nil
+		}
+	}
+	return lost, errors.Join(errs...)
 }

@@ -59,6 +59,16 @@ type tally struct {
 	Error                 string // one of them
 }
 
+func (t *tally) add(o tally) {
+	t.Done, t.Runs, t.Snoozed = t.Done+o.Done, t.Runs+o.Runs, t.Snoozed+o.Snoozed
+	t.Fetches, t.EmptyFetches = t.Fetches+o.Fetches, t.EmptyFetches+o.EmptyFetches
+	t.Admit, t.Reconcile = append(t.Admit, o.Admit...), append(t.Reconcile, o.Reconcile...)
+	t.Errors += o.Errors
+	if o.Error != "" {
+		t.Error = o.Error
+	}
+}
+
 func (c *counts) add(fn func(*tally)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+	"time"
 )
 
 // results is all that was measured.
@@ -54,18 +55,18 @@ func (r *results) print(out io.Writer) {
 			line("%d\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%d\t%.0f", p.Backlog, p.Totals.P50, p.Backlogs.P50, p.Workers.P50, p.Slice.P50, p.Slice.P99, p.Slices, p.RoundSecond*1000)
 		}
 	})
-	table(out, "Fleets", "seats\tjobs/s\trunning\tof seats\ttransactions/s\tstatements/s\tfetches/s\tempty\tsnoozed\tadmissions/s\tp50\tp99\tpostgres cores\treplicas'\tconnections\tscenario",
+	table(out, "Fleets", "seats\tjobs/s\trunning\tof seats\ttransactions/s\tstatements/s\tfetches/s\tempty\tsnoozed\tadmissions/s\tp50\tp99\tpostgres cores\treplicas'\tconnections\tleases lost\tscenario",
 		func(line func(string, ...any)) {
 			for _, w := range r.Fleet {
-				line("%d\t%.1f\t%.1f\t%.0f %%\t%.0f\t%.0f\t%.0f\t%.0f %%\t%.2f %%\t%.0f\t%.1f\t%.1f\t%.2f\t%.2f\t%d\t%s", w.Seats, w.Jobs, w.Running, 100*w.Running/float64(w.Seats),
-					w.Transactions, w.Statements, w.Fetches, 100*w.EmptyFetches, 100*w.Snoozed, w.Admissions, w.Admit.P50, w.Admit.P99, w.Cores, w.ReplicaCores, w.Connections, w.scenario)
+				line("%d\t%.1f\t%.1f\t%.0f %%\t%.0f\t%.0f\t%.0f\t%.0f %%\t%.2f %%\t%.0f\t%.1f\t%.1f\t%.2f\t%.2f\t%d\t%d\t%s", w.Seats, w.Jobs, w.Running, 100*w.Running/float64(w.Seats),
+					w.Transactions, w.Statements, w.Fetches, 100*w.EmptyFetches, 100*w.Snoozed, w.Admissions, w.Admit.P50, w.Admit.P99, w.Cores, w.ReplicaCores, w.Connections, w.LeasesLost, w.scenario)
 			}
 		})
 	for _, w := range r.Fleet {
 		if w.MostOfOne > 0 || w.Errors > 0 {
 			fmt.Fprintf(out, "\n%s\n  at most %d running, of %d databases, %d of one; %d errors %s\n", w.scenario, w.MostRunning, w.MostDatabases, w.MostOfOne, w.Errors, w.Error)
 		}
-		if len(w.Top) > 0 {
+		if len(w.Top) > 0 && w.telling(r) {
 			table(out, "  "+w.scenario.String()+": where the database's time goes", "calls/s\tms each\tof it planning\ts/s\tstatement", func(line func(string, ...any)) {
 				for _, s := range w.Top {
 					line("%.1f\t%.2f\t%.2f\t%.3f\t%s", s.Calls, s.Millis, s.Planned, s.Seconds, s.What)
@@ -73,4 +74,15 @@ func (r *results) print(out io.Writer) {
 			})
 		}
 	}
+}
+
+// telling says whether the statements of a fleet are printed: those of the largest that
+// has nothing to do, and of those with middling batches. The JSON has them all.
+func (w watched) telling(r *results) bool {
+	for _, o := range r.Fleet {
+		if o.Idle == w.Idle && o.Replicas > w.Replicas {
+			return false
+		}
+	}
+	return w.Idle || w.Stage == 100*time.Millisecond
 }

@@ -47,6 +47,7 @@ type watched struct {
 	Reconcile     times       `json:"reconcile"`
 	ReplicaCores  float64     `json:"replica_cores"` // of all of them
 	Connections   int         `json:"connections"`
+	LeasesLost    int         `json:"leases_lost"` // replicas that ended since they could not renew
 	Top           []statement `json:"top_statements"`
 	Errors        int         `json:"errors"`
 	Error         string      `json:"error,omitempty"`
@@ -56,8 +57,8 @@ type watched struct {
 const sampleEvery = 250 * time.Millisecond
 
 // fleet starts the replicas of a scenario, lets them settle, and watches them.
-func (c *control) fleet(ctx context.Context, s scenario) (_ watched, err error) {
-	w := watched{scenario: s, Seats: min(min(s.Places, c.o.databases)*c.o.seats, s.Replicas*c.o.hands)}
+func (c *control) fleet(ctx context.Context, s scenario) (w watched, err error) {
+	w = watched{scenario: s, Seats: min(min(s.Places, c.o.databases)*c.o.seats, s.Replicas*c.o.hands)}
 	if s.OldSnapshot {
 		tx, err := c.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 		if err != nil {
@@ -69,11 +70,14 @@ func (c *control) fleet(ctx context.Context, s scenario) (_ watched, err error) 
 		}
 	}
 	replicas, err := c.startReplicas(ctx, s)
-	defer func() { err = errors.Join(err, replicas.stop()) }()
+	defer func() {
+		lost, stopErr := replicas.stop()
+		w.LeasesLost, err = lost, errors.Join(err, stopErr)
+	}()
 	if err != nil {
 		return w, err
 	}
-	if err := sleep(ctx, c.o.warmUp); err != nil {
+	if err := c.settle(ctx, s.Replicas); err != nil {
 		return w, err
 	}
 	if c.named {
@@ -106,6 +110,24 @@ func (c *control) fleet(ctx context.Context, s scenario) (_ watched, err error) 
 	w.count(t, took)
 	w.Top, err = c.top(ctx, took)
 	return w, err
+}
+
+// settle waits until every replica has joined, or could long have, and a little longer.
+func (c *control) settle(ctx context.Context, replicas int) error {
+	const patience = 30 * time.Second
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		var joined int
+		if err := c.pool.QueryRow(ctx, c.ledger.SQL(`SELECT count(*) FROM {s}.worker`)).Scan(&joined); err != nil {
+			return err
+		}
+		if joined >= replicas {
+			break
+		}
+		if err := sleep(ctx, sampleEvery); err != nil {
+			return err
+		}
+	}
+	return sleep(ctx, c.o.warmUp)
 }
 
 func (w *watched) count(t tally, took time.Duration) {

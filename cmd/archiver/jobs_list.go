@@ -105,8 +105,13 @@ func (c *cli) jobsList(ctx context.Context, a *app, s selection, states []fleet.
 	if err != nil {
 		return err
 	}
+	standing, err := fleet.ReadStanding(ctx, a.ledger, a.control)
+	if err != nil {
+		return err
+	}
 	list := c.lines("JOB\tBATCH\tTABLE\tSTATE\tTRY\tSINCE\tWORKER\tREASON")
 	err = fleet.EachJob(ctx, a.ledger, filter, states, limit, func(j fleet.Job) error {
+		j.WaitingFor = standing.WhyJob(j)
 		return list.add(lineOf(j), strconv.FormatInt(j.ID, 10), strconv.FormatInt(j.BatchID, 10),
 			config.Table{Database: j.Database, Schema: j.Schema, Name: j.Table}.String(), string(j.State), tries(j), ago(j.Since), orDash(j.Worker), reason(j))
 	})

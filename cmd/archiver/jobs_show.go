@@ -44,6 +44,11 @@ Examples:
 			if err != nil {
 				return err
 			}
+			standing, err := fleet.ReadStanding(cmd.Context(), a.ledger, a.control)
+			if err != nil {
+				return err
+			}
+			d.WaitingFor = standing.WhyJob(d.Job)
 			if c.json {
 				return outputError(c.printJSON(jobDocumentOf(d)))
 			}

@@ -68,9 +68,9 @@ type Effective struct {
 }
 
 // EffectiveLimits reads the limits that count now.
-func EffectiveLimits(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) (Effective, error) {
+func EffectiveLimits(ctx context.Context, l *ledger.Ledger, q querier) (Effective, error) {
 	e := Effective{Limits: Limits{Seats: map[string]int{}}}
-	rows, err := tx.Query(ctx, l.SQL(`SELECT id, limits FROM {s}.worker WHERE lease_until > now() ORDER BY started_at, id`))
+	rows, err := q.Query(ctx, l.SQL(`SELECT id, limits FROM {s}.worker WHERE lease_until > now() ORDER BY started_at, id`))
 	if err != nil {
 		return e, fmt.Errorf("read the limits of the replicas: %w", err)
 	}

@@ -129,8 +129,8 @@ func queueOf(database string) string {
 }
 
 // Pauses lists what is paused, the widest first.
-func Pauses(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]Paused, error) {
-	rows, err := tx.Query(ctx, l.SQL(`SELECT database, schema, name, since FROM {s}.pause ORDER BY 1, 2, 3`))
+func Pauses(ctx context.Context, l *ledger.Ledger, q querier) ([]Paused, error) {
+	rows, err := q.Query(ctx, l.SQL(`SELECT database, schema, name, since FROM {s}.pause ORDER BY 1, 2, 3`))
 	if err != nil {
 		return nil, fmt.Errorf("read the pauses: %w", err)
 	}

@@ -18,18 +18,17 @@ type Standing struct {
 	Running map[string]int // batches, by database
 }
 
-// ReadStanding reads it; tx is taken so that a report can read all its parts in one
-// snapshot.
-func ReadStanding(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) (*Standing, error) {
+// ReadStanding reads it, from the pool or in a report's own snapshot.
+func ReadStanding(ctx context.Context, l *ledger.Ledger, q querier) (*Standing, error) {
 	s := &Standing{Running: map[string]int{}}
 	var err error
-	if s.Limits, err = EffectiveLimits(ctx, l, tx); err != nil {
+	if s.Limits, err = EffectiveLimits(ctx, l, q); err != nil {
 		return nil, err
 	}
-	if s.Pauses, err = Pauses(ctx, l, tx); err != nil {
+	if s.Pauses, err = Pauses(ctx, l, q); err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, l.SQL(`SELECT substr(queue, `+queueName+`), count(*) FROM {s}.river_job WHERE state IN ('available', 'running') AND kind = 'archive_batch' GROUP BY 1`)) //nolint:rowserrcheck // ForEachRow checks it
+	rows, err := q.Query(ctx, l.SQL(`SELECT substr(queue, `+queueName+`), count(*) FROM {s}.river_job WHERE state IN ('available', 'running') AND kind = 'archive_batch' GROUP BY 1`)) //nolint:rowserrcheck // ForEachRow checks it
 	if err != nil {
 		return nil, fmt.Errorf("count what runs: %w", err)
 	}
@@ -70,6 +69,29 @@ func (s *Standing) Why(database, schema, table string) string {
 		return fmt.Sprintf("limit reached: %d of %s of database %s taken (concurrency)", running, plural(seats, "seat", "seats"), database)
 	case running == 0 && len(s.Running) >= s.Limits.Databases:
 		return fmt.Sprintf("limit reached: %d of %s at a time (max_parallel_databases); its turn comes", len(s.Running), plural(s.Limits.Databases, "database", "databases"))
+	}
+	return ""
+}
+
+// WhyJob says in words what a job that is not at work waits for; empty for one that is,
+// and for one that begins within a second.
+func (s *Standing) WhyJob(j Job) string {
+	switch j.State {
+	case JobQueued:
+		return s.Why(j.Database, j.Schema, j.Table)
+	case JobWaiting:
+		if p := s.PausedBy(j.Database, j.Schema, j.Table); p != nil {
+			return s.Why(j.Database, j.Schema, j.Table)
+		}
+		why := j.WaitingFor
+		if why == "" {
+			why = "back-off after: " + j.LastError
+		}
+		if j.NextTry != nil && time.Until(*j.NextTry) > 0 {
+			why += " (tried again at " + j.NextTry.UTC().Format(time.RFC3339) + ")"
+		}
+		return why
+	case JobRunning, JobFailed, JobStuck, JobLost:
 	}
 	return ""
 }

@@ -79,7 +79,7 @@ func TestGuard(t *testing.T) {
 			core, logs := observer.New(zapcore.DebugLevel)
 			c.options.Log = zap.New(core)
 			passed := false
-			h := guard(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { passed = true }), c.options)
+			h := guard(http.HandlerFunc(func(_ http.ResponseWriter, _ *http.Request) { passed = true }), c.options)
 			r := httptest.NewRequestWithContext(t.Context(), c.method, "/ui/api/jobs/cancel", nil)
 			r.Host = c.host
 			if c.with != nil {

@@ -11,7 +11,7 @@ import (
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	for _, command := range []string{"migrate", "check", "plan", "work", "run", "config", "version"} {
+	for _, command := range []string{"migrate", "check", "plan", "work", "run", "ui", "config", "version"} {
 		r := s.run(t, command, "--help")
 		r.expect(t, done, "Exit codes:", "Example")
 		require.Empty(t, r.err)

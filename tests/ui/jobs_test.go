@@ -119,6 +119,49 @@ func TestCancelledJobLeavesItsRows(t *testing.T) {
 	require.EqualValues(t, 100, s.rows(t))
 }
 
+// TestCancelledWhileItRuns cancels a job of a batch that is at work.
+func TestCancelledWhileItRuns(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.run(t, 0, "plan")
+	lock, err := s.db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer lock.Rollback(context.WithoutCancel(t.Context())) //nolint:errcheck // of a test that has failed
+	_, err = lock.Exec(t.Context(), `LOCK TABLE audit_logs IN ACCESS EXCLUSIVE MODE`)
+	require.NoError(t, err)
+	s.serve(t, "work")
+	batch, id := s.oldest(t)
+	testkit.Eventually(t, soon, func() bool {
+		return s.db.Int(t, `SELECT count(*) FROM archiver.batch WHERE id = $1 AND attempt = 1`, batch) == 1
+	}, "the batch is at work")
+	s.act(t, "cancel", id)
+	s.becomes(t, batch, "cancelled")
+	testkit.Eventually(t, soon, func() bool { return s.job(t, id).State == "cancelled" }, "and so is its job")
+	require.Contains(t, s.job(t, id).Metadata.Output, "by an operator; nothing was deleted")
+	require.NoError(t, lock.Rollback(t.Context()))
+	testkit.Eventually(t, soon, func() bool { return s.rows(t) == 100 }, "all others are archived")
+}
+
+// TestDeletedFailedJobIsRetriedByCommand deletes the job of a batch that has failed:
+// somebody still has to say that it may be tried again.
+func TestDeletedFailedJobIsRetriedByCommand(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.run(t, 0, "plan")
+	s.refuseDeletes(t)
+	s.serve(t, "work")
+	testkit.Eventually(t, soon, func() bool {
+		return s.db.Int(t, `SELECT count(*) FROM archiver.river_job WHERE state = 'cancelled'`) == 5
+	}, "all batches have failed")
+	batch, id := s.oldest(t)
+	s.act(t, "delete", id)
+	s.allowDeletes(t)
+	require.Equal(t, "planned!", s.state(t, batch))
+	s.run(t, 0, "jobs", "retry", "--failed")
+	testkit.Eventually(t, soon, func() bool { return s.rows(t) == 0 }, "all is archived")
+	require.Equal(t, "archived", s.state(t, batch))
+}
+
 // TestQueueIsPausedAndResumed uses the buttons on River UI's queue page.
 func TestQueueIsPausedAndResumed(t *testing.T) {
 	t.Parallel()
