@@ -11,8 +11,13 @@ import (
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
-// drainEvery is how often a drain looks at the queue.
-const drainEvery = 250 * time.Millisecond
+// drainEvery is how often a drain looks at the queue, and drainShare how much longer it
+// waits than a look takes: counting a million jobs again and again would be work for the
+// control database of its own.
+const (
+	drainEvery = 250 * time.Millisecond
+	drainShare = 20
+)
 
 // Backlog counts the jobs of some databases that are not finished.
 type Backlog struct {
@@ -41,10 +46,9 @@ func (w *Worker) backlog(ctx context.Context) (Backlog, error) {
 // drain returns when no job of the configured databases is left, whoever works
 // it, or when what is left only waits and patience has run out.
 func (w *Worker) drain(ctx context.Context, patience time.Duration) error {
-	tick := time.NewTicker(drainEvery)
-	defer tick.Stop()
 	last, since := int64(-1), time.Now()
 	for {
+		began := time.Now()
 		b, err := w.backlog(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -62,10 +66,12 @@ func (w *Worker) drain(ctx context.Context, patience time.Duration) error {
 			w.Log.Warn("drain ends: what is left only waits", zap.Int64("batches", b.Left()), zap.Duration("without_progress", patience))
 			return nil
 		}
+		next := time.NewTimer(max(drainEvery, drainShare*time.Since(began)))
 		select {
 		case <-ctx.Done():
+			next.Stop()
 			return nil
-		case <-tick.C:
+		case <-next.C:
 		}
 	}
 }

@@ -29,6 +29,8 @@ type progress struct {
 	out      io.Writer
 	terminal bool
 
+	lined int64 // lines that were due when the last was printed
+
 	mu    sync.Mutex
 	bars  *mpb.Progress // while a bar is shown
 	state progressState
@@ -92,17 +94,20 @@ func (p *progress) follow(ctx context.Context, total int64, read func(context.Co
 		// A split or a late arrival can make more rows than were counted at first.
 		p.set(progressState{total: total, done: max(total-left, 0), failed: failed, began: began, at: time.Now()})
 	}
-	tick := time.NewTicker(progressEvery)
-	defer tick.Stop()
+	wait := progressEvery
 	for {
+		next := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()
+			next.Stop()
 			update(last)
 			return
-		case <-tick.C:
+		case <-next.C:
+			looked := time.Now()
 			update(ctx)
+			wait = max(progressEvery, 20*time.Since(looked)) // a million batches take a while to sum up
 			show()
 		}
 	}
@@ -123,8 +128,8 @@ func (p *progress) get() progressState {
 // lines prints the state, but not more often than progressLineEvery.
 func (p *progress) lines() {
 	s := p.get()
-	n := int64(s.at.Sub(s.began) / progressLineEvery)
-	if before := int64((s.at.Sub(s.began) - progressEvery) / progressLineEvery); n > before {
+	if n := int64(s.at.Sub(s.began) / progressLineEvery); n > p.lined {
+		p.lined = n
 		fmt.Fprintf(p, "progress: %s\n", s)
 	}
 }

@@ -36,7 +36,7 @@ func (s *site) openBrowser(t *testing.T) *browser {
 	if shots == "" {
 		shots = t.TempDir()
 	}
-	ctx, kill := context.WithTimeout(context.WithoutCancel(t.Context()), 90*time.Second)
+	ctx, kill := context.WithTimeout(context.WithoutCancel(t.Context()), 2*time.Minute)
 	t.Cleanup(kill)
 	cmd := exec.CommandContext(ctx, "node", "browser/drive.mjs")
 	cmd.Env = append(os.Environ(), "CHROMIUM="+chromium, "PLAYWRIGHT="+playwright, "SCREENSHOTS="+shots, "UI="+s.url(), "USERNAME="+username, "PASSWORD="+password)

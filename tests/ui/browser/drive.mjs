@@ -70,7 +70,7 @@ const commands = {
     const answered = page.waitForResponse(r => r.request().method() !== 'GET')
     await page.getByRole('button', { name: name.join(' '), exact: true }).click()
     const status = (await answered).status()
-    await page.waitForLoadState('networkidle')
+    await page.waitForResponse(r => r.request().method() === 'GET') // the page looks again
     await shot(`pressed-${name.join('-')}`)
     return `${status}`
   },
