@@ -39,6 +39,9 @@ const (
 	reconcileEvery = 5 * time.Second
 )
 
+// failedFor is how long River keeps the jobs of failed batches; the ledger keeps all.
+const failedFor = 30 * 24 * time.Hour
+
 // Run works the queues of all configured databases until ctx ends, or, with
 // Drain, until nothing is left. When ctx ends it takes no more jobs, lets running
 // ones finish within shutdown_timeout, and gives the rest back to the queue. With
@@ -256,6 +259,9 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 		PollOnly:   pooled,
 		JobTimeout: timeout,
 		Middleware: []rivertype.Middleware{jobLog()},
+		// What failed for good is to be found in River UI for longer than a weekend.
+		CancelledJobRetentionPeriod: failedFor,
+		DiscardedJobRetentionPeriod: failedFor,
 		// A backstop only: the lease finds a dead worker within seconds.
 		RescueStuckJobsAfter: timeout + 5*time.Minute,
 		SoftStopTimeout:      softStop(w.Config.Worker.ShutdownTimeout),
