@@ -124,8 +124,8 @@ func Up(ctx context.Context, pool *pgxpool.Pool, schema string, logger *slog.Log
 	if before.Newer() {
 		return before, after, &NotMigratedError{Schema: schema, Status: before}
 	}
-	if _, err := pool.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+pgx.Identifier{schema}.Sanitize()); err != nil {
-		return before, after, fmt.Errorf("create schema %s: %w", pgx.Identifier{schema}.Sanitize(), err)
+	if err := createSchema(ctx, pool, schema); err != nil {
+		return before, after, err
 	}
 	// River's tables first: ours put a trigger on its queue.
 	migrator, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: schema, Logger: logger})
@@ -140,6 +140,21 @@ func Up(ctx context.Context, pool *pgxpool.Pool, schema string, logger *slog.Log
 	}
 	after, err = Read(ctx, pool, schema)
 	return before, after, err
+}
+
+// createSchema leaves one that is there alone: IF NOT EXISTS would ask for the right to
+// create it all the same, which a role that was given a schema need not have.
+func createSchema(ctx context.Context, pool *pgxpool.Pool, schema string) error {
+	quoted := pgx.Identifier{schema}.Sanitize()
+	var there bool
+	err := pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1)`, schema).Scan(&there)
+	if err == nil && !there {
+		_, err = pool.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+quoted)
+	}
+	if err != nil {
+		return fmt.Errorf("create schema %s: %w", quoted, err)
+	}
+	return nil
 }
 
 func up(ctx context.Context, pool *pgxpool.Pool, schema string, have int) error {

@@ -145,6 +145,22 @@ func TestUpWithoutRights(t *testing.T) {
 	require.ErrorContains(t, err, `create schema "archiver": ERROR: permission denied`)
 }
 
+// TestUpInASchemaOfItsOwn has no right but to the schema that it was given.
+func TestUpInASchemaOfItsOwn(t *testing.T) {
+	t.Parallel()
+	db := testkit.Postgres(t)
+	role, dsn := db.Role(t)
+	db.Exec(t, `CREATE SCHEMA archiver AUTHORIZATION `+role)
+	pool, err := pgxpool.New(t.Context(), dsn)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	for range 2 {
+		_, after, err := up(t.Context(), pool)
+		require.NoError(t, err)
+		require.True(t, after.Current())
+	}
+}
+
 func TestAllIsWellFormed(t *testing.T) {
 	t.Parallel()
 	all, err := migrations.All()
