@@ -14,6 +14,7 @@ TEST_FLAGS   ?= -count=1 -timeout 20m
 FUZZ_TIME    ?= 20s
 BENCH_FLAGS  ?= -benchtime 1s
 BENCH_ROWS   ?= 1000000
+FLEET_FLAGS  ?=
 KILLS        ?= 300
 CHAOS        ?= 10m
 SEED         ?=
@@ -95,6 +96,10 @@ model: ## Check the model of the batch protocol, docs/model, in every state (nee
 bench: deps build ## Archive BENCH_ROWS rows, beside the floor and a pipeline by hand (two minutes)
 	@command -v pigz >/dev/null || { echo "installing pigz"; { apt-get update -q && apt-get install -y -q pigz; } || dnf install -y -q pigz || brew install pigz; } >&2
 	go run ./benchmarks -archiver $(BIN)/archiver -rows $(BENCH_ROWS)
+
+.PHONY: bench-fleet
+bench-fleet: deps ## What a fleet costs its control database: a million batches, 50 replicas (ten minutes); FLEET_FLAGS shortens it
+	go run ./benchmarks/fleet -json benchmarks/results/fleet.json $(FLEET_FLAGS)
 
 .PHONY: microbench
 microbench: ## Run the Go benchmarks of single functions

@@ -1,8 +1,9 @@
 -- The fleet: limits that hold whatever the number of replicas, pauses that last,
 -- and turns. River's tables must be there already.
 
--- How many batches at a time each replica allows: {"seats": {"orders": 2}, "databases": 3}.
--- The smallest of the live replicas counts.
+-- How many batches at a time each replica allows, and which tables it has:
+-- {"seats": {"orders": 2}, "databases": 3, "tables": ["orders.public.audit_logs"]}.
+-- The smallest of the live replicas' limits counts.
 ALTER TABLE worker ADD COLUMN limits jsonb NOT NULL DEFAULT '{"seats": {}, "databases": 1}';
 
 -- What is paused, for good until somebody resumes it. Empty names stand for all:
@@ -12,12 +13,31 @@ CREATE TABLE pause (
     database   text NOT NULL DEFAULT '',
     schema     text NOT NULL DEFAULT '',
     name       text NOT NULL DEFAULT '',
+    lifted     boolean NOT NULL DEFAULT false,   -- a database that goes on while everything is paused
     since      timestamptz NOT NULL DEFAULT now(),
-    mirrored   timestamptz,                      -- when River's queue was last told
     PRIMARY KEY (database, schema, name),
     CHECK (database <> '' OR name = ''),
-    CHECK ((schema = '') = (name = ''))
+    CHECK ((schema = '') = (name = '')),
+    CHECK (NOT lifted OR (database <> '' AND name = ''))
 );
+
+-- With empty names of a table: whether the whole database is paused.
+CREATE FUNCTION is_paused(d text, s text, t text) RETURNS boolean LANGUAGE sql STABLE
+RETURN EXISTS (
+    SELECT FROM pause p
+    WHERE (p.database = d AND NOT p.lifted AND (p.name = '' OR (p.schema = s AND p.name = t)))
+       OR (p.database = '' AND NOT EXISTS (SELECT FROM pause x WHERE x.database = d AND x.lifted))
+);
+
+-- How far the comparison of ledger and queue has got, and when it was last done: one
+-- replica at a time goes on where another ended.
+CREATE TABLE reconciled (
+    only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    batch     bigint      NOT NULL DEFAULT 0,
+    job       bigint      NOT NULL DEFAULT 0,
+    looked_at timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO reconciled DEFAULT VALUES;
 
 -- Who had a seat when: databases take turns, and so do the tables of a database.
 CREATE TABLE database_turn (
@@ -40,7 +60,8 @@ CREATE INDEX batch_failed ON batch (id) WHERE failed;
 -- (a retry in River UI, a snooze that ends, a rescue, an insert) leaves it pending,
 -- and admission takes it up within a second. Without this, jobs that were promoted by
 -- hand would all start at once, beyond every limit. The job of a batch that is finished
--- is finished too: nobody would ever take it up again.
+-- is finished too: nobody would ever take it up again. What waits longer than ten minutes
+-- is looked at again in between.
 CREATE FUNCTION leave_to_admission() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     finished boolean;
@@ -49,7 +70,11 @@ BEGIN
         RETURN NEW;
     END IF;
     NEW.state := 'pending';
-    IF TG_OP = 'UPDATE' THEN
+    -- By this clock: the planner's or a worker's may be an hour off.
+    IF TG_OP = 'INSERT' THEN
+        NEW.scheduled_at := now();
+    ELSE
+        NEW.scheduled_at := least(NEW.scheduled_at, now() + interval '10 minutes');
         EXECUTE format('SELECT state IN (''archived'', ''empty'', ''cancelled'') FROM %I.batch WHERE id = $1', TG_TABLE_SCHEMA)
             INTO finished USING (NEW.args->>'batch_id')::bigint;
         IF finished THEN

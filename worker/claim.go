@@ -16,7 +16,7 @@ import (
 // guard holds the fleet's limits and pauses against whatever made this job available
 // besides admission.
 func (w *Worker) guard(ctx context.Context, a *attempt) error {
-	reason, err := fleet.Guard(ctx, w.Ledger, a.job.Args.Database, a.job.Args.BatchID)
+	reason, err := fleet.Guard(ctx, w.Ledger, fleet.Claim{JobID: a.job.ID, BatchID: a.job.Args.BatchID, Database: a.job.Args.Database, At: a.job.AttemptedAt})
 	if err != nil {
 		return err
 	}
@@ -42,6 +42,13 @@ func (w *Worker) claim(ctx context.Context, a *attempt) error {
 	}
 	var ok bool
 	if a.table, a.db, ok = w.configured(b); !ok {
+		elsewhere, err := fleet.SomebodyHas(ctx, w.Ledger, b.Database, b.Schema, b.Table)
+		if err != nil {
+			return err
+		}
+		if elsewhere {
+			return &waitError{reason: "this replica's configuration does not have the table, another's does", after: 15 * time.Second}
+		}
 		return w.notCovered(ctx, a, "the table is no longer in the configuration")
 	}
 	if b.State == ledger.Deleting {

@@ -43,6 +43,20 @@ func (w *Worker) backlog(ctx context.Context) (Backlog, error) {
 	return b, nil
 }
 
+// allPaused says that a batch is left, and that every table which has one is paused.
+func (w *Worker) allPaused(ctx context.Context) bool {
+	var names []string
+	for _, d := range w.Config.Databases {
+		names = append(names, d.Name)
+	}
+	var paused bool
+	err := w.Ledger.Pool.QueryRow(ctx, w.Ledger.SQL(`
+		SELECT coalesce(bool_and({s}.is_paused(t.database, t.schema, t.name)), false) FROM {s}.archive_table t
+		WHERE t.database = ANY ($1) AND EXISTS (
+			SELECT FROM {s}.batch b WHERE b.table_id = t.id AND b.state IN ('planned', 'verified', 'deleting') AND NOT b.failed)`), names).Scan(&paused)
+	return err == nil && paused
+}
+
 // drain returns when no job of the configured databases is left, whoever works
 // it, or when what is left only waits and patience has run out.
 func (w *Worker) drain(ctx context.Context, patience time.Duration) error {
@@ -61,6 +75,10 @@ func (w *Worker) drain(ctx context.Context, patience time.Duration) error {
 			return nil
 		case b.Left() != last:
 			last, since = b.Left(), time.Now()
+		}
+		if err == nil && b.Running == 0 && patience > 0 && w.allPaused(ctx) {
+			w.Log.Warn("drain ends: what is left is paused", zap.Int64("batches", b.Left()))
+			return nil
 		}
 		if err == nil && b.Running == 0 && patience > 0 && time.Since(since) > patience {
 			w.Log.Warn("drain ends: what is left only waits", zap.Int64("batches", b.Left()), zap.Duration("without_progress", patience))

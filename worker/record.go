@@ -141,6 +141,13 @@ func (w *Worker) completeJob(ctx context.Context, tx pgx.Tx, a *attempt) error {
 		return fmt.Errorf("look at the job: %w", err)
 	}
 	if !mine {
+		// It was given back to the queue, where it would wait for ever beside a batch that
+		// is finished; whoever runs it finds that out.
+		_, err := tx.Exec(ctx, w.Ledger.SQL(`
+			UPDATE {s}.river_job SET state = 'completed', finalized_at = now() WHERE id = $1 AND finalized_at IS NULL AND state <> 'running'`), a.job.ID)
+		if err != nil {
+			return fmt.Errorf("end the job: %w", err)
+		}
 		return nil
 	}
 	if _, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, a.job); err != nil {

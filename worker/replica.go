@@ -137,28 +137,35 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 
 // tend keeps the fleet going until ctx ends. Each replica does, so that none is needed.
 func (w *Worker) tend(ctx context.Context, client *river.Client[pgx.Tx]) {
-	reconciler := &fleet.Reconciler{Ledger: w.Ledger, Client: client}
+	reconciler := &fleet.Reconciler{Ledger: w.Ledger, Client: client, Every: reconcileEvery}
 	tick, reconcile := time.NewTicker(tendEvery), time.NewTicker(reconcileEvery)
 	defer tick.Stop()
 	defer reconcile.Stop()
 	for {
-		w.admit(ctx)
+		bounded(ctx, w.admit)
 		select {
 		case <-ctx.Done():
 			return
 		case <-w.freed:
 		case <-tick.C:
-			w.bury(ctx)
-			w.reclaim(ctx)
+			bounded(ctx, w.bury)
+			bounded(ctx, w.reclaim)
 		case <-reconcile.C:
-			w.reconcile(ctx, reconciler)
+			bounded(ctx, func(ctx context.Context) { w.reconcile(ctx, reconciler) })
 		}
 	}
 }
 
+// bounded keeps one step that hangs from keeping all others waiting.
+func bounded(ctx context.Context, step func(context.Context)) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	step(ctx)
+}
+
 func (w *Worker) admit(ctx context.Context) {
 	a, err := fleet.Admit(ctx, w.Ledger)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, context.Canceled) {
 		w.Log.Warn("free seats were not filled", zap.Error(err))
 	}
 	if a.Parked > 0 {
@@ -171,7 +178,7 @@ func (w *Worker) admit(ctx context.Context) {
 // place is about to be given to another.
 func (w *Worker) bury(ctx context.Context) {
 	lost, err := fleet.Bury(ctx, w.Ledger)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, context.Canceled) {
 		w.Log.Warn("dead workers were not looked for", zap.Error(err))
 	}
 	if len(lost) == 0 {
@@ -189,7 +196,7 @@ func (w *Worker) bury(ctx context.Context) {
 		}
 	}
 	n, err := fleet.Return(ctx, w.Ledger, lost)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, context.Canceled) {
 		w.Log.Warn("the jobs of lost workers were not returned", zap.Error(err))
 	}
 	if n > 0 {
@@ -209,12 +216,12 @@ func (w *Worker) endSessions(ctx context.Context, db *source.DB, workers []strin
 // reconcile mends what was done to jobs by hand.
 func (w *Worker) reconcile(ctx context.Context, r *fleet.Reconciler) {
 	done, err := r.Reconcile(ctx)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, context.Canceled) {
 		w.Log.Warn("jobs that were changed by hand were not looked for", zap.Error(err))
 	}
 	if done.Any() {
 		w.Log.Warn("jobs were changed by hand; the ledger follows", zap.Int64s("enqueued_again", done.Reinserted), zap.Int64s("cancelled", done.Cancelled),
-			zap.Int64s("failed", done.Failed), zap.Int64s("retried", done.Revived))
+			zap.Int64s("failed", done.Failed), zap.Int64s("retried", done.Revived), zap.Int64s("jobs_closed", done.Closed))
 	}
 }
 
@@ -243,7 +250,7 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 	// replicas and databases, asking for them is what costs.
 	poll := 5 * time.Second
 	if pooled {
-		poll = time.Second
+		poll = 200 * time.Millisecond // nothing else would tell it of the next job
 	}
 	client, err := river.NewClient(newSeatedDriver(w.Ledger.Pool, w.running), &river.Config{
 		ID:      w.ID,
@@ -262,6 +269,8 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 		// What failed for good is to be found in River UI for longer than a weekend.
 		CancelledJobRetentionPeriod: failedFor,
 		DiscardedJobRetentionPeriod: failedFor,
+		// The default of a minute leaves a broken index behind on a table of millions.
+		ReindexerTimeout: 10 * time.Minute,
 		// A backstop only: the lease finds a dead worker within seconds.
 		RescueStuckJobsAfter: timeout + 5*time.Minute,
 		SoftStopTimeout:      softStop(w.Config.Worker.ShutdownTimeout),

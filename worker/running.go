@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -90,7 +91,7 @@ func (r *running) known() []int64 {
 // reached it.
 func (w *Worker) reclaim(ctx context.Context) {
 	ids, err := fleet.Reclaim(ctx, w.Ledger, w.ID, w.running.known(), lostAfter)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, context.Canceled) {
 		w.Log.Warn("jobs that never reached this worker were not looked for", zap.Error(err))
 	}
 	if len(ids) > 0 {

@@ -16,19 +16,10 @@ type admitted struct {
 	times
 }
 
-// limits allow each database its seats, and so many databases at a time.
-func (o options) limits(places int) fleet.Limits {
-	l := fleet.Limits{Seats: map[string]int{}, Databases: places}
-	for i := range o.databases {
-		l.Seats[databaseName(i)] = o.seats
-	}
-	return l
-}
-
 // admission measures fleet.Admit when there is nothing to do, when one seat has become
 // free, and when every database that has a place has had its turn.
 func (c *control) admission(ctx context.Context, backlog, places int) ([]admitted, error) {
-	lease, err := fleet.Join(ctx, c.ledger, fleet.Worker{ID: "bench", Host: "bench", Version: "bench", Limits: c.o.limits(places)}, time.Hour)
+	lease, err := fleet.Join(ctx, c.ledger, fleet.Worker{ID: "bench", Host: "bench", Version: "bench", Limits: fleet.LimitsOf(c.o.config(places))}, time.Hour)
 	if err != nil {
 		return nil, err
 	}

@@ -38,7 +38,7 @@ func (s *sleeper) Work(ctx context.Context, job *river.Job[jobs.BatchArgs]) erro
 		}
 	}()
 	defer s.hands.take(-1)
-	reason, err := fleet.Guard(ctx, s.ledger, job.Args.Database, job.Args.BatchID)
+	reason, err := fleet.Guard(ctx, s.ledger, fleet.Claim{JobID: job.ID, BatchID: job.Args.BatchID, Database: job.Args.Database, At: job.AttemptedAt})
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/audit-table-archiver/archiver/internal/fleet"
+	"github.com/audit-table-archiver/archiver/internal/config"
 )
 
 // options say how large the fleet and its backlog are.
@@ -36,6 +36,22 @@ func defaults() options {
 		databases: 100, tables: 10, backlog: 1_000_000, replicas: 50, seats: 2, hands: 4,
 		window: 10 * time.Second, warmUp: 3 * time.Second, calls: 50, idle: true, work: true,
 	}
+}
+
+// config is that of a replica, as far as the control database can tell, where so many
+// databases may be worked on at a time.
+func (o options) config(places int) *config.Config {
+	c := &config.Config{MaxParallelDatabases: places, Worker: config.Worker{
+		Concurrency: o.hands, ShutdownTimeout: 10 * time.Second, BatchTimeout: 15 * time.Minute, Lease: lease,
+	}}
+	for i := range o.databases {
+		d := config.Database{Name: databaseName(i), Concurrency: o.seats}
+		for j := range o.tables {
+			d.Tables = append(d.Tables, config.Table{Database: d.Name, Schema: "public", Name: tableName(j)})
+		}
+		c.Databases = append(c.Databases, d)
+	}
+	return c
 }
 
 func main() {
@@ -65,21 +81,15 @@ func exit(err error) {
 	if err == nil {
 		os.Exit(0)
 	}
-	if errors.Is(err, fleet.ErrLeaseLost) {
-		os.Exit(lostLease)
-	}
 	fmt.Fprintln(os.Stderr, "error:", err)
 	os.Exit(1)
 }
 
 func measureAll(ctx context.Context, o options, file string) error {
 	r, err := run(ctx, o)
-	if err != nil {
+	r.print(os.Stdout) // after an error, what there is
+	if err != nil || file == "" {
 		return err
-	}
-	r.print(os.Stdout)
-	if file == "" {
-		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o750); err != nil {
 		return err
@@ -92,13 +102,13 @@ func measureAll(ctx context.Context, o options, file string) error {
 }
 
 // run measures everything in an order in which the backlog only grows until the
-// replicas work on it.
-func run(ctx context.Context, o options) (_ *results, err error) {
-	r := &results{Cores: runtime.NumCPU(), Arch: runtime.GOARCH, LoadBefore: loadAverage(), Options: o.text()}
+// replicas work on it. With an error it returns what was measured before.
+func run(ctx context.Context, o options) (r *results, err error) {
+	r = &results{Cores: runtime.NumCPU(), Arch: runtime.GOARCH, LoadBefore: loadAverage(), Options: o.text()}
 	began := time.Now()
 	c, err := startControl(ctx, o)
 	if err != nil {
-		return nil, err
+		return r, err
 	}
 	defer func() { err = errors.Join(err, c.stop()) }()
 	r.Postgres = c.pg.Version
@@ -110,16 +120,16 @@ func run(ctx context.Context, o options) (_ *results, err error) {
 		}
 	}
 	if err := c.watchAll(ctx, fleets, r); err != nil {
-		return nil, err
+		return r, err
 	}
 	for _, n := range append([]int{0}, upTo(o.backlog, 10_000, 100_000, 1_000_000)...) {
 		if err := c.atBacklog(ctx, n, r); err != nil {
-			return nil, fmt.Errorf("with a backlog of %d: %w", n, err)
+			return r, fmt.Errorf("with a backlog of %d: %w", n, err)
 		}
 	}
 	if o.work {
 		if err := c.watchAll(ctx, scenarios(o), r); err != nil {
-			return nil, err
+			return r, err
 		}
 	}
 	r.LoadAfter, r.Seconds = loadAverage(), time.Since(began).Seconds()

@@ -3,7 +3,6 @@ package main
 import (
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -63,39 +62,4 @@ func cpuOf(pids []int) float64 {
 		}
 	}
 	return float64(ticks) / ticksPerSecond
-}
-
-// nameOf names a statement of pg_stat_statements; one that is not known by its beginning.
-func nameOf(query string) string {
-	for _, k := range kinds {
-		if strings.Contains(query, k.part) {
-			return k.name
-		}
-	}
-	query = strings.Join(strings.Fields(query), " ")
-	if rest, ok := strings.CutPrefix(query, "-- name: "); ok {
-		query, _, _ = strings.Cut(rest, " ")
-	}
-	return query[:min(len(query), 48)]
-}
-
-// largest are the n statements that took the most time.
-func largest(of map[string]statement, n int) []statement {
-	var all []statement
-	for _, s := range of {
-		if s.Calls > 0 {
-			s.Millis, s.Planned = s.Seconds/s.Calls*1000, s.Planned/s.Calls
-		}
-		all = append(all, s)
-	}
-	slices.SortFunc(all, func(a, b statement) int {
-		switch {
-		case a.Seconds > b.Seconds:
-			return -1
-		case a.Seconds < b.Seconds:
-			return 1
-		}
-		return strings.Compare(a.What, b.What)
-	})
-	return all[:min(n, len(all))]
 }

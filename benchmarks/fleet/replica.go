@@ -35,6 +35,7 @@ type order struct {
 	DSN       string        `json:"dsn"`
 	ID        string        `json:"id"`
 	Databases int           `json:"databases"`
+	Tables    int           `json:"tables"`
 	Seats     int           `json:"seats"`
 	Places    int           `json:"places"`
 	Hands     int           `json:"hands"`
@@ -145,15 +146,13 @@ func replicaMain() error {
 	}
 }
 
+func (o order) config() *config.Config {
+	return options{databases: o.Databases, tables: o.Tables, seats: o.Seats, hands: o.Hands}.config(o.Places)
+}
+
 // runArchiver is the archiver's own replica.
 func (o order) runArchiver(ctx context.Context, pool *pgxpool.Pool) error {
-	cfg := &config.Config{MaxParallelDatabases: o.Places, Worker: config.Worker{
-		Concurrency: o.Hands, ShutdownTimeout: 10 * time.Second, BatchTimeout: 15 * time.Minute, Lease: lease,
-	}}
-	for i := range o.Databases {
-		cfg.Databases = append(cfg.Databases, config.Database{Name: databaseName(i), Concurrency: o.Seats})
-	}
-	return worker.Run(ctx, worker.Deps{ID: o.ID, Config: cfg, Ledger: ledger.New(pool, schema), Log: zap.NewNop(), Version: "bench"}, worker.RunOptions{})
+	return worker.Run(ctx, worker.Deps{ID: o.ID, Config: o.config(), Ledger: ledger.New(pool, schema), Log: zap.NewNop(), Version: "bench"}, worker.RunOptions{})
 }
 
 // lease is the archiver's default.
@@ -169,7 +168,7 @@ func (o order) runSleeper(ctx context.Context, pool *pgxpool.Pool, count *counts
 	if err := river.AddWorkerSafely(workers, s); err != nil {
 		return err
 	}
-	limits := options{databases: o.Databases, seats: o.Seats}.limits(o.Places)
+	limits := fleet.LimitsOf(o.config())
 	queues := map[string]river.QueueConfig{jobs.ControlQueue: {MaxWorkers: 1}}
 	for name, seats := range limits.Seats {
 		queues[jobs.Queue(name)] = river.QueueConfig{MaxWorkers: min(seats, o.Hands)}
@@ -208,7 +207,7 @@ func (o order) runSleeper(ctx context.Context, pool *pgxpool.Pool, count *counts
 
 // tend is what each replica does besides its batches.
 func (s *sleeper) tend(ctx context.Context, id string, client *river.Client[pgx.Tx]) {
-	reconciler := &fleet.Reconciler{Ledger: s.ledger, Client: client}
+	reconciler := &fleet.Reconciler{Ledger: s.ledger, Client: client, Every: reconcileEvery}
 	tick, reconcile := time.NewTicker(time.Second), time.NewTicker(reconcileEvery)
 	defer tick.Stop()
 	defer reconcile.Stop()
@@ -231,11 +230,17 @@ func (s *sleeper) tend(ctx context.Context, id string, client *river.Client[pgx.
 		case <-s.freed:
 		case <-tick.C:
 			took(func(*tally, float64) {}, func() error {
-				if _, err := fleet.Bury(ctx, s.ledger); err != nil {
+				lost, err := fleet.Bury(ctx, s.ledger)
+				if err != nil {
 					return err
 				}
+				if len(lost) > 0 {
+					if _, err := fleet.Return(ctx, s.ledger, lost); err != nil {
+						return err
+					}
+				}
 				// No job that is known: none is older than this.
-				_, err := fleet.Reclaim(ctx, s.ledger, id, []int64{}, time.Hour)
+				_, err = fleet.Reclaim(ctx, s.ledger, id, []int64{}, time.Hour)
 				return err
 			})
 		case <-reconcile.C:

@@ -16,9 +16,8 @@ type reported struct {
 	Backlogs    times   `json:"backlogs"` // what is left of each table
 	Workers     times   `json:"workers"`
 	Slice       times   `json:"reconcile_slice"`
-	Slices      int     `json:"reconcile_slices"`       // until one replica has seen every batch
-	RoundSecond float64 `json:"reconcile_seconds"`      // of work, for that
-	SliceCores  float64 `json:"reconcile_cores_of_one"` // of one replica that does one each 5 s
+	Slices      int     `json:"reconcile_slices"`  // until every batch was seen; the fleet does one each 5 s
+	RoundSecond float64 `json:"reconcile_seconds"` // of work, for that
 }
 
 // reconcileEvery is that of a replica.
@@ -65,6 +64,5 @@ func (c *control) reconcile(ctx context.Context, r *reported) error {
 		return err
 	})
 	r.RoundSecond = time.Since(began).Seconds()
-	r.SliceCores = r.RoundSecond / float64(r.Slices) / reconcileEvery.Seconds()
 	return err
 }

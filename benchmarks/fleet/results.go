@@ -55,11 +55,11 @@ func (r *results) print(out io.Writer) {
 			line("%d\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%d\t%.0f", p.Backlog, p.Totals.P50, p.Backlogs.P50, p.Workers.P50, p.Slice.P50, p.Slice.P99, p.Slices, p.RoundSecond*1000)
 		}
 	})
-	table(out, "Fleets", "seats\tjobs/s\trunning\tof seats\ttransactions/s\tstatements/s\tfetches/s\tempty\tsnoozed\tadmissions/s\tp50\tp99\tpostgres cores\treplicas'\tconnections\tleases lost\tscenario",
+	table(out, "Fleets", "seats\tjobs/s\trunning\tof seats\ttransactions/s\tstatements/s\tfetches/s\tempty\tsnoozed\tadmissions/s\tp50\tp99\tpostgres cores\treplicas'\tconnections\tfailed\tscenario",
 		func(line func(string, ...any)) {
 			for _, w := range r.Fleet {
 				line("%d\t%.1f\t%.1f\t%.0f %%\t%.0f\t%.0f\t%.0f\t%.0f %%\t%.2f %%\t%.0f\t%.1f\t%.1f\t%.2f\t%.2f\t%d\t%d\t%s", w.Seats, w.Jobs, w.Running, 100*w.Running/float64(w.Seats),
-					w.Transactions, w.Statements, w.Fetches, 100*w.EmptyFetches, 100*w.Snoozed, w.Admissions, w.Admit.P50, w.Admit.P99, w.Cores, w.ReplicaCores, w.Connections, w.LeasesLost, w.scenario)
+					w.Transactions, w.Statements, w.Fetches, 100*w.EmptyFetches, 100*w.Snoozed, w.Admissions, w.Admit.P50, w.Admit.P99, w.Cores, w.ReplicaCores, w.Connections, w.Failed, w.scenario)
 			}
 		})
 	for _, w := range r.Fleet {

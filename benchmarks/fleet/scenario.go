@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -47,7 +46,7 @@ type watched struct {
 	Reconcile     times       `json:"reconcile"`
 	ReplicaCores  float64     `json:"replica_cores"` // of all of them
 	Connections   int         `json:"connections"`
-	LeasesLost    int         `json:"leases_lost"` // replicas that ended since they could not renew
+	Failed        int         `json:"failed"` // replicas that did not come up, or lost their lease
 	Top           []statement `json:"top_statements"`
 	Errors        int         `json:"errors"`
 	Error         string      `json:"error,omitempty"`
@@ -59,6 +58,13 @@ const sampleEvery = 250 * time.Millisecond
 // fleet starts the replicas of a scenario, lets them settle, and watches them.
 func (c *control) fleet(ctx context.Context, s scenario) (w watched, err error) {
 	w = watched{scenario: s, Seats: min(min(s.Places, c.o.databases)*c.o.seats, s.Replicas*c.o.hands)}
+	// What the replicas before may have left.
+	if err := c.exec(ctx, `UPDATE {s}.river_job SET state = 'pending' WHERE state IN ('available', 'running') AND kind = 'archive_batch'`); err != nil {
+		return w, err
+	}
+	if err := c.exec(ctx, `DELETE FROM {s}.worker`); err != nil {
+		return w, err
+	}
 	if s.OldSnapshot {
 		tx, err := c.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 		if err != nil {
@@ -70,10 +76,7 @@ func (c *control) fleet(ctx context.Context, s scenario) (w watched, err error) 
 		}
 	}
 	replicas, err := c.startReplicas(ctx, s)
-	defer func() {
-		lost, stopErr := replicas.stop()
-		w.LeasesLost, err = lost, errors.Join(err, stopErr)
-	}()
+	defer func() { w.Failed = replicas.stop() }()
 	if err != nil {
 		return w, err
 	}

@@ -150,6 +150,25 @@ func (a *app) queue() (*river.Client[pgx.Tx], error) {
 // selection narrows a command to a database or a table.
 type selection struct{ database, table string }
 
+// name is the value of a flag that narrows. An empty one is refused: a variable that a
+// script forgot to set must not widen the command to everything.
+type name string
+
+// Set implements pflag.Value.
+func (n *name) Set(s string) error {
+	if s == "" {
+		return errors.New("must not be empty; leave the flag out to narrow nothing")
+	}
+	*n = name(s)
+	return nil
+}
+
+// String implements pflag.Value.
+func (n *name) String() string { return string(*n) }
+
+// Type implements pflag.Value.
+func (n *name) Type() string { return "name" }
+
 // tables returns the configured tables that are selected. Selecting nothing that
 // exists is an error: a misspelt name must not look like "nothing to do".
 func (a *app) tables(s selection) ([]config.Table, error) {

@@ -46,8 +46,8 @@ Examples:
 
 // flags adds --database and --table to a command.
 func (s *selection) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.database, "database", "", "only this `DATABASE` of the configuration")
-	cmd.Flags().StringVar(&s.table, "table", "", "only this `TABLE`, as schema.table")
+	cmd.Flags().Var((*name)(&s.database), "database", "only this `DATABASE` of the configuration")
+	cmd.Flags().Var((*name)(&s.table), "table", "only this `TABLE`, as schema.table")
 }
 
 // checkFinding is one line of the report.

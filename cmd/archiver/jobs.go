@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -42,8 +43,8 @@ Examples:
 
 // add registers the flags that narrow a command.
 func (s *selection) addTo(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.database, "database", "", "only this `DATABASE`")
-	cmd.Flags().StringVar(&s.table, "table", "", "only this `[SCHEMA.]TABLE`")
+	cmd.Flags().Var((*name)(&s.database), "database", "only this `DATABASE`")
+	cmd.Flags().Var((*name)(&s.table), "table", "only this `[SCHEMA.]TABLE`")
 }
 
 // filter is a selection for reports. Besides the configured tables it takes those
@@ -91,15 +92,17 @@ func (a *app) batches(ctx context.Context, ids []string, areBatches bool) ([]int
 		switch {
 		case errors.Is(err, fleet.ErrNoJob):
 			return nil, &exitError{
-				code: exitFailed, err: errors.New("no batch has job " + arg + "; nothing was changed"),
+				code: exitFailed, err: errors.New("no batch has job " + arg),
 				hint: "see: archiver jobs list --all; for a batch id add --batch",
 			}
 		case errors.Is(err, ledger.ErrNotFound):
-			return nil, &exitError{code: exitFailed, err: errors.New("there is no batch " + arg + "; nothing was changed"), hint: "see: archiver jobs list --all"}
+			return nil, &exitError{code: exitFailed, err: errors.New("there is no batch " + arg), hint: "see: archiver jobs list --all"}
 		case err != nil:
 			return nil, err
 		}
-		out = append(out, id)
+		if !slices.Contains(out, id) {
+			out = append(out, id)
+		}
 	}
 	return out, nil
 }

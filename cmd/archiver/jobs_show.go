@@ -214,6 +214,9 @@ func nextStep(d *fleet.Detail) string {
 		}
 		return "nothing, it is tried again by itself; if no worker is running: archiver work"
 	case fleet.JobQueued:
+		if strings.HasPrefix(d.WaitingFor, fleet.PausedWord) {
+			return "nothing before the pause is lifted: archiver resume"
+		}
 		return "nothing, it is worked when a seat is free; if no worker is running: archiver work"
 	case fleet.JobRunning:
 		return "nothing, it is being worked on"

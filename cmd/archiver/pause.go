@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -48,14 +49,17 @@ func (c *cli) resumeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "resume",
 		Short: "Go on with what was paused",
-		Long: `Lift a pause. Without flags it lifts all pauses, with --database those of the database
-and its tables, with --table that of the table. Work goes on within seconds.
+		Long: `Lift a pause: without flags that of everything, with --database that of a database, with
+--table that of a table. Narrower pauses go on, and are named: somebody may have set them
+for a reason of their own. If exactly this pause does not exist, the narrower ones are
+lifted. Work goes on within seconds.
 
 What is paused by a wider pause cannot be resumed by itself; the error says which.
 
 Examples:
   archiver resume
-  archiver resume --database orders`,
+  archiver resume --database orders
+  archiver resume --database orders --table public.audit_logs`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.changePause(cmd.Context(), s, func(ctx context.Context, a *app, scope fleet.Scope) (pauseResult, error) {
@@ -64,11 +68,27 @@ Examples:
 					return pauseResult{}, err
 				}
 				lifted, err := fleet.Resume(ctx, a.ledger, queue, scope)
-				text := "resumed"
-				if lifted == 0 {
-					text = "was not paused"
+				if err != nil {
+					return pauseResult{}, err
 				}
-				return pauseResult{Changed: lifted > 0, text: text}, err
+				r := pauseResult{Changed: len(lifted) > 0, Resumed: []string{}, StillPaused: []string{}, text: "was not paused"}
+				for _, p := range lifted {
+					r.Resumed = append(r.Resumed, p.String())
+				}
+				left, err := fleet.Pauses(ctx, a.ledger, a.control)
+				if err != nil {
+					return pauseResult{}, err
+				}
+				for _, p := range left {
+					r.StillPaused = append(r.StillPaused, p.String())
+				}
+				switch {
+				case len(lifted) == 1 && lifted[0].Scope == scope:
+					r.text = "resumed"
+				case len(lifted) > 0:
+					r.text = "resumed " + strings.Join(r.Resumed, ", ")
+				}
+				return r, nil
 			})
 		},
 	}
@@ -77,10 +97,12 @@ Examples:
 }
 
 type pauseResult struct {
-	Scope   string `json:"scope"`
-	Paused  bool   `json:"paused"`
-	Changed bool   `json:"changed"`
-	text    string
+	Scope       string   `json:"scope"`
+	Paused      bool     `json:"paused"`
+	Changed     bool     `json:"changed"`
+	Resumed     []string `json:"resumed,omitempty"`      // each pause that was lifted
+	StillPaused []string `json:"still_paused,omitempty"` // each that holds, of resume
+	text        string
 }
 
 func (c *cli) changePause(ctx context.Context, s selection, change func(context.Context, *app, fleet.Scope) (pauseResult, error)) error {
@@ -102,6 +124,9 @@ func (c *cli) changePause(ctx context.Context, s selection, change func(context.
 		return outputError(c.printJSON(r))
 	}
 	c.printf("%s: %s\n", r.Scope, r.text)
+	if len(r.StillPaused) > 0 {
+		c.printf("still paused: %s\n", strings.Join(r.StillPaused, ", "))
+	}
 	return nil
 }
 

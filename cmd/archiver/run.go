@@ -107,6 +107,9 @@ func (a *app) planAndDrain(ctx context.Context, logLevel string, o planOptions, 
 	if err != nil {
 		return nil, err
 	}
+	if err := a.addStanding(look, left); err != nil {
+		return nil, err
+	}
 	report := newRunReport(tables, done, left)
 	if ctx.Err() != nil {
 		return report, context.Cause(ctx)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,18 +29,21 @@ func (c *cli) watchStatus(ctx context.Context, a *app, every time.Duration) erro
 	for {
 		s, err := a.status(ctx)
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return errWatched
 		}
 		if err := c.showStatus(s, err, terminal, every); err != nil {
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return errWatched
 		case <-tick.C:
 		}
 	}
 }
+
+// errWatched ends a watch, which nothing but an interruption does.
+var errWatched = &exitError{code: exitInterrupted, err: errors.New("interrupted")}
 
 // inPlace moves to the upper left corner and clears what is below it: what is drawn next
 // comes over the old picture, without a flicker.
@@ -179,11 +183,12 @@ func stuckJobOf(j fleet.Job) stuckJob {
 // hints say what an operator should look at.
 func (s *statusReport) hints() []string {
 	var ever, open, failed, stuck, lost int64
-	var foreign bool
+	var foreign, paused bool
 	for _, t := range s.Tables {
 		ever += t.Batches.open() + t.Batches.Archived + t.Batches.Empty + t.Batches.Cancelled
 		open += t.Batches.open() - t.Batches.Failed - t.Lost
 		failed, stuck, lost = failed+t.Batches.Failed, stuck+t.Stuck, lost+t.Lost
+		paused = paused || t.Paused
 		foreign = foreign || (!t.Configured && t.Batches.open() > 0)
 	}
 	var out []string
@@ -199,7 +204,7 @@ func (s *statusReport) hints() []string {
 	if lost > 0 {
 		out = append(out, plural(lost, "batch has", "batches have")+" no job in the queue: archiver jobs list, then archiver jobs retry JOB_ID")
 	}
-	if open > 0 && len(s.Workers) == 0 {
+	if open > 0 && len(s.Workers) == 0 && !paused {
 		out = append(out, plural(open, "batch waits", "batches wait")+" for a worker: archiver work")
 	}
 	if foreign {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -53,7 +54,12 @@ Examples:
   archiver work --drain
   archiver work --drain --drain-patience 10m`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.work(cmd.Context(), o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.Patience < 0 {
+				return usage("--drain-patience must be 0 or more (got %s)", o.Patience)
+			}
+			return c.work(cmd.Context(), o)
+		},
 	}
 	cmd.Flags().BoolVar(&o.Drain, "drain", false, "end when nothing is left to do")
 	patienceFlag(cmd, &o)
@@ -96,6 +102,9 @@ func (c *cli) work(ctx context.Context, o worker.RunOptions) error {
 	}
 	left, err := a.ledger.Left(ctx, tables)
 	if err != nil {
+		return err
+	}
+	if err := a.addStanding(ctx, left); err != nil {
 		return err
 	}
 	return drainOutcome(left)
@@ -162,6 +171,24 @@ func (a *app) runWorker(ctx context.Context, cfg *config.Config, o worker.RunOpt
 	return err
 }
 
+// addStanding fills in why batches are left for which their own tries give no reason.
+func (a *app) addStanding(ctx context.Context, left map[ledger.TableName]ledger.Left) error {
+	if len(left) == 0 {
+		return nil
+	}
+	standing, err := fleet.ReadStanding(ctx, a.ledger, a.control)
+	if err != nil {
+		return err
+	}
+	for name, l := range left {
+		if why := standing.Why(name.Database, name.Schema, name.Name); l.Failed == 0 && (l.Reason == "" || strings.HasPrefix(why, fleet.PausedWord)) {
+			l.Reason = why
+			left[name] = l
+		}
+	}
+	return nil
+}
+
 // drainOutcome is nil when nothing is left.
 func drainOutcome(left map[ledger.TableName]ledger.Left) error {
 	var batches, failed int64
@@ -175,7 +202,7 @@ func drainOutcome(left map[ledger.TableName]ledger.Left) error {
 	if batches == 0 {
 		return nil
 	}
-	e := &exitError{code: exitPartly, hint: "run: archiver jobs list --waiting"}
+	e := &exitError{code: exitPartly, hint: "run: archiver status"}
 	text := plural(batches, "batch", "batches") + " left, waiting"
 	if failed > 0 {
 		e.hint = "run: archiver jobs list --failed, and when the cause is gone: archiver jobs retry --failed"

@@ -25,9 +25,12 @@ type Admission struct {
 // migration 0002 keeps everybody else from doing. Losing one in a crash is harmless, so
 // that it need not wait for the disk. The planner is told to walk indexes: it must never
 // sort a million batches to find the first three.
-const admission = `SELECT set_config(name, value, true) FROM (VALUES
-	('archiver.admission', 'on'), ('synchronous_commit', 'off'), ('jit', 'off'),
+const (
+	beginAdmission = `BEGIN ISOLATION LEVEL READ COMMITTED`
+	admission      = `SELECT set_config(name, value, true) FROM (VALUES
+	('archiver.admission', 'on'), ('synchronous_commit', 'off'), ('lock_timeout', '3s'), ('jit', 'off'),
 	('enable_seqscan', 'off'), ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('enable_bitmapscan', 'off')) s(name, value)`
+)
 
 // lockAdmission is held by whoever counts seats and changes who has one. It ends with
 // the transaction, so that it is safe behind a pooler.
@@ -46,16 +49,19 @@ const lockAdmission = `SELECT pg_advisory_xact_lock(hashtextextended('archiver a
 // It also wakes the replicas for jobs that nobody has taken yet.
 func Admit(ctx context.Context, l *ledger.Ledger) (Admission, error) {
 	var a Admission
-	// Sent at once, and so one transaction: a replica that is stopped in the middle of it
-	// cannot keep the others waiting for the lock. Each statement has a snapshot of its own,
-	// that of the last taken under the lock.
+	// Sent at once: a replica that is stopped in the middle of it cannot keep the others
+	// waiting for the lock. Each statement has a snapshot of its own, that of the last is
+	// taken under the lock. Rows that somebody else has locked are passed over: one
+	// forgotten session of River UI must not stop the fleet.
 	batch := &pgx.Batch{}
+	batch.Queue(beginAdmission)
 	batch.Queue(admission)
 	batch.Queue(l.SQL(named(lockAdmission, l)))
 	queuePauseSync(batch, l)
 	batch.Queue(l.SQL(admit), l.Schema()+".river_insert", interval(Turn)).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&a.Admitted, &a.Parked, nil)
 	})
+	batch.Queue(`COMMIT`)
 	err := l.Pool.SendBatch(ctx, batch).Close()
 	if err != nil {
 		return a, fmt.Errorf("admit batches: %w", err)
@@ -68,13 +74,12 @@ WITH alive AS (
 	SELECT limits FROM {s}.worker WHERE lease_until > now()
 ), places AS (
 	SELECT coalesce(min((limits->>'databases')::int), 0) AS n FROM alive
-), seats AS (
+), seats AS MATERIALIZED (
 	SELECT l.key AS database, min(l.value::int) AS n,
-	       EXISTS (SELECT FROM {s}.pause p WHERE p.name = '' AND p.database IN ('', l.key)) AS paused
+	       {s}.is_paused(l.key, '', '') AS paused
 	FROM alive, jsonb_each_text(limits->'seats') l GROUP BY 1
-), unpaused AS (
-	SELECT t.id, t.database FROM {s}.archive_table t
-	WHERE NOT EXISTS (SELECT FROM {s}.pause p WHERE (p.database, p.schema, p.name) = (t.database, t.schema, t.name))
+), unpaused AS MATERIALIZED (
+	SELECT t.id, t.database FROM {s}.archive_table t WHERE NOT {s}.is_paused(t.database, t.schema, t.name)
 ), taken AS MATERIALIZED (
 	SELECT j.id, j.queue, substr(j.queue, ` + queueName + `) AS database, b.table_id, j.state = 'running' AS running,
 	       s.paused IS FALSE AND (b.id IS NULL OR b.table_id IN (SELECT id FROM unpaused)) AS welcome
@@ -92,9 +97,6 @@ WITH alive AS (
 	SELECT r.* FROM ranked r
 	WHERE r.running OR (r.welcome AND r.seat <= (SELECT n FROM seats s WHERE s.database = r.database)
 		AND (SELECT p.place FROM placed p WHERE p.database = r.database) <= (SELECT n FROM places))
-), parked AS (
-	UPDATE {s}.river_job j SET state = 'pending' FROM taken t
-	WHERE j.id = t.id AND j.state = 'available' AND t.id NOT IN (SELECT id FROM kept) RETURNING j.id
 ), busy AS MATERIALIZED (
 	SELECT k.database, count(*) AS n, min(t.began) AS began FROM kept k LEFT JOIN {s}.database_turn t ON t.database = k.database GROUP BY 1
 ), room AS (
@@ -116,13 +118,20 @@ WITH alive AS (
 		SELECT b.id, b.job_id FROM {s}.batch b JOIN {s}.river_job j ON j.id = b.job_id
 		WHERE b.table_id = u.id AND b.state IN ('planned', 'verified', 'deleting') AND NOT b.failed
 			AND j.state = 'pending' AND j.scheduled_at <= now()
-		ORDER BY b.id LIMIT f.n) c
+		ORDER BY b.id LIMIT f.n FOR NO KEY UPDATE OF j SKIP LOCKED) c
 	LEFT JOIN {s}.table_turn tt ON tt.table_id = u.id
 ), hungry AS (
 	SELECT DISTINCT database FROM candidate WHERE NOT active
 ), over AS (
 	SELECT database FROM busy WHERE began < now() - $2::interval ORDER BY began
 	LIMIT greatest((SELECT count(*) FROM hungry) - (SELECT n FROM room), 0)
+), parked AS (
+	-- What has lost its place, and what nobody has taken of a database whose turn is over.
+	UPDATE {s}.river_job j SET state = 'pending' WHERE j.id IN (
+		SELECT u.id FROM {s}.river_job u WHERE u.state = 'available'
+			AND u.id IN (SELECT t.id FROM taken t WHERE t.id NOT IN (SELECT id FROM kept) OR t.database IN (SELECT database FROM over))
+		FOR NO KEY UPDATE SKIP LOCKED)
+	RETURNING j.id
 ), chosen AS (
 	SELECT database FROM free WHERE active AND database NOT IN (SELECT database FROM over)
 	UNION ALL

@@ -150,6 +150,65 @@ func TestJobOfAFinishedBatch(t *testing.T) {
 	require.EqualValues(t, 2, q.count("completed"))
 }
 
+// TestLockedRowsArePassedOver has sessions that somebody has forgotten hold rows of the
+// queue: what they hold waits, and nothing else does.
+func TestLockedRowsArePassedOver(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	q.plan("a", "t", 5)
+	q.plan("b", "t", 5)
+	q.producer("a")
+	q.replica("one", 2, map[string]int{"a": 1, "b": 1})
+	q.admit()
+	q.take("gone") // batches 1 and 6, by a replica that is dead
+	q.finish("b", 1)
+	lock, err := q.db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, lock.Rollback(t.Context())) }()
+	_, err = lock.Exec(t.Context(), `SELECT FROM archiver.river_job WHERE id IN (1, 7) FOR UPDATE`)
+	require.NoError(t, err)
+	_, err = lock.Exec(t.Context(), `SELECT FROM archiver.river_queue FOR UPDATE`)
+	require.NoError(t, err)
+
+	q.admit()
+	require.Equal(t, []string{"8"}, q.list(`SELECT id::text FROM archiver.river_job WHERE state = 'available'`), "the next one that is free")
+	lost, err := fleet.Bury(t.Context(), q.Ledger)
+	require.NoError(t, err)
+	require.Len(t, lost, 1)
+	n, err := fleet.Return(t.Context(), q.Ledger, lost)
+	require.NoError(t, err)
+	require.Zero(t, n, "it is returned by a later look")
+	q.pause(fleet.Scope{Database: "b"})
+	q.admit()
+	require.Empty(t, q.available())
+}
+
+// TestUntakenJobsOfATurnThatIsOver go back, so that their place is free.
+func TestUntakenJobsOfATurnThatIsOver(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	q.plan("a", "t", 5)
+	q.plan("b", "t", 5)
+	q.replica("one", 1, map[string]int{"a": 2, "b": 2})
+	q.admit()
+	require.Equal(t, []string{"a.t", "a.t"}, q.available())
+	q.db.Exec(t, `UPDATE archiver.database_turn SET began = now() - interval '2 minutes'`)
+	q.admit()
+	q.admit()
+	require.Equal(t, []string{"b.t", "b.t"}, q.available())
+}
+
+// TestQueueGoesByTheServersClock inserts jobs from a machine whose clock is an hour off.
+func TestQueueGoesByTheServersClock(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	q.plan("a", "t", 1)
+	q.db.Exec(t, `INSERT INTO archiver.river_job (kind, args, max_attempts, queue, scheduled_at) VALUES ('archive_batch', '{"batch_id": 99}', 1, 'db_a', now() + interval '1 hour')`)
+	require.Zero(t, q.db.Int(t, `SELECT count(*) FROM archiver.river_job WHERE scheduled_at > now()`))
+	q.db.Exec(t, `UPDATE archiver.river_job SET state = 'retryable', scheduled_at = now() + interval '1 hour'`)
+	require.Zero(t, q.db.Int(t, `SELECT count(*) FROM archiver.river_job WHERE scheduled_at > now() + interval '10 minutes'`))
+}
+
 // TestAdmitAtRandom works a fleet in random order and looks at the limits at each step.
 func TestAdmitAtRandom(t *testing.T) {
 	t.Parallel()

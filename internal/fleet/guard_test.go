@@ -2,10 +2,12 @@ package fleet_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/audit-table-archiver/archiver/internal/fleet"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
 )
 
 // TestGuard asks about jobs that were made to run past admission.
@@ -14,9 +16,10 @@ func TestGuard(t *testing.T) {
 	q := newQueue(t)
 	q.plan("a", "t", 3) // batches 1 to 3
 	q.plan("b", "t", 1) // batch 4
-	run := func(id int) { q.db.Exec(t, `UPDATE archiver.river_job SET state = 'running' WHERE id = $1`, id) }
-	guard := func(database string, batch int64) string {
-		why, err := fleet.Guard(t.Context(), q.Ledger, database, batch)
+	at := time.Now().Truncate(time.Millisecond)
+	run := func(id int) { q.db.Exec(t, `UPDATE archiver.river_job SET state = 'running', attempted_at = $2 WHERE id = $1`, id, at) }
+	guard := func(database string, batch int64) string { // job and batch ids are the same here
+		why, err := fleet.Guard(t.Context(), q.Ledger, fleet.Claim{JobID: batch, BatchID: batch, Database: database, At: &at})
 		require.NoError(t, err)
 		return why
 	}
@@ -37,4 +40,7 @@ func TestGuard(t *testing.T) {
 	require.Equal(t, "paused", guard("b", 4))
 	q.pause(fleet.Scope{})
 	require.Equal(t, "paused", guard("a", 1))
+	earlier := at.Add(-time.Second)
+	_, err := fleet.Guard(t.Context(), q.Ledger, fleet.Claim{JobID: 1, BatchID: 1, Database: "a", At: &earlier})
+	require.ErrorIs(t, err, ledger.ErrStale, "the job was taken away and given again")
 }

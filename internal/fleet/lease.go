@@ -171,7 +171,9 @@ func Return(ctx context.Context, l *ledger.Ledger, lost []Lost) (int, error) {
 			errors = array_append(errors, jsonb_build_object('at', now(), 'attempt', attempt, 'error', 'worker lost: ' || lost.worker, 'trace', ''))
 		FROM unnest($1::bigint[], $2::text[]) lost(id, worker)
 		WHERE j.id = lost.id AND j.state = 'running' AND `+lastWorker+` = lost.worker
-			AND NOT EXISTS (SELECT FROM {s}.worker WHERE id = lost.worker)`), ids, workers)
+			AND NOT EXISTS (SELECT FROM {s}.worker WHERE id = lost.worker)
+			-- One that somebody has locked waits for the next look.
+			AND j.id IN (SELECT id FROM {s}.river_job WHERE id = ANY ($1) FOR NO KEY UPDATE SKIP LOCKED)`), ids, workers)
 	if err != nil {
 		return 0, fmt.Errorf("return the jobs of lost workers: %w", err)
 	}
@@ -185,8 +187,9 @@ func Reclaim(ctx context.Context, l *ledger.Ledger, worker string, known []int64
 	rows, err := l.Pool.Query(ctx, l.SQL(`
 		UPDATE {s}.river_job SET state = 'available', scheduled_at = now(), attempt = greatest(attempt - 1, 0),
 			errors = array_append(errors, jsonb_build_object('error', 'never reached worker ' || $1::text, 'trace', '', 'attempt', attempt, 'at', now()))
-		WHERE state = 'running' AND kind = 'archive_batch' AND attempted_by[array_upper(attempted_by, 1)] = $1::text
-		  AND attempted_at < now() - $3::interval AND id <> ALL ($2::bigint[])
+		WHERE id IN (
+			SELECT id FROM {s}.river_job WHERE state = 'running' AND kind = 'archive_batch' AND attempted_by[array_upper(attempted_by, 1)] = $1::text
+				AND attempted_at < now() - $3::interval AND id <> ALL ($2::bigint[]) FOR NO KEY UPDATE SKIP LOCKED)
 		RETURNING id`), worker, known, interval(age))
 	if err != nil {
 		return nil, fmt.Errorf("return jobs that never reached this worker: %w", err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -21,6 +22,7 @@ const queueName = `4` // after db_
 type Limits struct {
 	Seats     map[string]int `json:"seats"`     // batches, by database
 	Databases int            `json:"databases"` // databases that have any
+	Tables    []string       `json:"tables"`    // that it has, as database.schema.name
 }
 
 // LimitsOf reads the limits of a configuration.
@@ -28,28 +30,55 @@ func LimitsOf(c *config.Config) Limits {
 	l := Limits{Seats: map[string]int{}, Databases: c.MaxParallelDatabases}
 	for _, d := range c.Databases {
 		l.Seats[d.Name] = d.Concurrency
+		for _, t := range d.Tables {
+			l.Tables = append(l.Tables, plainName(t.Database, t.Schema, t.Name))
+		}
 	}
 	return l
 }
 
+func plainName(database, schema, table string) string { return database + "." + schema + "." + table }
+
+// SomebodyHas says whether a live replica has the table in its configuration. While a new
+// configuration is rolled out, those that have the old one must leave its batches alone.
+func SomebodyHas(ctx context.Context, l *ledger.Ledger, database, schema, table string) (bool, error) {
+	var has bool
+	err := l.Pool.QueryRow(ctx, l.SQL(`SELECT EXISTS (SELECT FROM {s}.worker WHERE lease_until > now() AND limits->'tables' ? $1)`), plainName(database, schema, table)).Scan(&has)
+	if err != nil {
+		return false, fmt.Errorf("ask who has the table: %w", err)
+	}
+	return has, nil
+}
+
+// Claim is a job that a worker was given: River's row of it, and when it was given.
+type Claim struct {
+	JobID, BatchID int64
+	Database       string
+	At             *time.Time
+}
+
 // Guard is asked at the start of a job, when River has already counted it as running.
-// It returns why the batch must not begin after all, or nothing. Admission keeps within
-// the limits by itself; the guard holds them also against what goes around it. It is
-// strict without a lock: of two that would be one too many, each sees the other.
-func Guard(ctx context.Context, l *ledger.Ledger, database string, batchID int64) (string, error) {
+// It returns why the batch must not begin after all, or nothing; ledger.ErrStale says
+// that somebody else has the job by now. Admission keeps within the limits by itself; the
+// guard holds them also against what goes around it. It is strict without a lock: of two
+// that would be one too many, each sees the other.
+func Guard(ctx context.Context, l *ledger.Ledger, c Claim) (string, error) {
 	var running, seats, databases, places int
-	var paused bool
+	var paused, mine bool
 	err := l.Pool.QueryRow(ctx, l.SQL(`
 		WITH alive AS (SELECT limits FROM {s}.worker WHERE lease_until > now())
 		SELECT (SELECT count(*) FROM {s}.river_job WHERE state = 'running' AND queue = $1 AND kind = 'archive_batch'),
 		       (SELECT coalesce(min((limits->'seats'->>$2)::int), 0) FROM alive WHERE limits->'seats' ? $2),
 		       (SELECT count(DISTINCT queue) FROM {s}.river_job WHERE state = 'running' AND kind = 'archive_batch'),
 		       (SELECT coalesce(min((limits->>'databases')::int), 0) FROM alive),
-		       EXISTS (SELECT FROM {s}.batch b JOIN {s}.archive_table t ON t.id = b.table_id JOIN {s}.pause p ON `+pauseCovers+` WHERE b.id = $3)`),
-		jobs.Queue(database), database, batchID).Scan(&running, &seats, &databases, &places, &paused)
+		       EXISTS (SELECT FROM {s}.batch b JOIN {s}.archive_table t ON t.id = b.table_id WHERE b.id = $3 AND {s}.is_paused(t.database, t.schema, t.name)),
+		       EXISTS (SELECT FROM {s}.river_job WHERE id = $4 AND state = 'running' AND attempted_at IS NOT DISTINCT FROM $5)`),
+		jobs.Queue(c.Database), c.Database, c.BatchID, c.JobID, c.At).Scan(&running, &seats, &databases, &places, &paused, &mine)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("count the seats: %w", err)
+	case !mine:
+		return "", fmt.Errorf("job %d was given to somebody else: %w", c.JobID, ledger.ErrStale)
 	case paused:
 		return "paused", nil
 	case running > seats:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,7 +14,6 @@ import (
 
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
-	"github.com/audit-table-archiver/archiver/jobs"
 )
 
 // Scope is what a pause covers: everything (the zero Scope), a database, or a table.
@@ -29,15 +29,6 @@ func (s Scope) String() string {
 	}
 	return config.Table{Database: s.Database, Schema: s.Schema, Name: s.Table}.String()
 }
-
-// Paused is a pause that holds.
-type Paused struct {
-	Scope
-	Since time.Time
-}
-
-// pauseCovers joins a pause p with a table t.
-const pauseCovers = `p.database IN ('', t.database) AND (p.name = '' OR (p.schema, p.name) = (t.schema, t.name))`
 
 // HeldError says that a resume would change nothing, since a wider pause holds.
 type HeldError struct{ Asked, By Scope }
@@ -60,12 +51,15 @@ func (e *HeldError) Hint() string {
 func Pause(ctx context.Context, l *ledger.Ledger, s Scope) (bool, error) {
 	var changed bool
 	err := inAdmission(ctx, l, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, l.SQL(`INSERT INTO {s}.pause (database, schema, name) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`), s.Database, s.Schema, s.Table)
+		tag, err := tx.Exec(ctx, l.SQL(`
+			INSERT INTO {s}.pause AS p (database, schema, name) VALUES ($1, $2, $3)
+			ON CONFLICT (database, schema, name) DO UPDATE SET lifted = false, since = now() WHERE p.lifted`), s.Database, s.Schema, s.Table)
 		if err != nil {
 			return err
 		}
 		changed = tag.RowsAffected() == 1
-		return mirrorPauses(ctx, l, tx)
+		_, err = tx.Exec(ctx, l.SQL(tellQueues))
+		return err
 	})
 	if err != nil {
 		return false, fmt.Errorf("pause %s: %w", s, err)
@@ -73,26 +67,31 @@ func Pause(ctx context.Context, l *ledger.Ledger, s Scope) (bool, error) {
 	return changed, nil
 }
 
-// Resume lifts the pause of the scope, and the pauses of what it contains. It says how
-// many there were. A *HeldError says that a wider pause would still hold.
-func Resume(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx], s Scope) (int, error) {
-	var lifted int
+// Resume lifts the pause of exactly this scope; pauses of what it contains go on, since
+// somebody may have set them for another reason. If there is none, it lifts those of
+// what the scope contains. It returns what it lifted. A *HeldError says that a wider
+// pause would still hold.
+func Resume(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx], s Scope) ([]Paused, error) {
+	var lifted []Paused
 	err := inAdmission(ctx, l, func(tx pgx.Tx) error {
 		pauses, err := Pauses(ctx, l, tx)
 		if err != nil {
 			return err
 		}
-		for _, p := range pauses {
-			if p.Scope != s && (p.Database == "" || (p.Database == s.Database && p.Table == "" && s.Table != "")) {
-				return &HeldError{Asked: s, By: p.Scope}
+		if wider := widerThan(s, pauses); wider != nil {
+			return &HeldError{Asked: s, By: *wider}
+		}
+		lifted = chosenBy(s, pauses)
+		for _, p := range lifted {
+			if _, err := tx.Exec(ctx, l.SQL(`DELETE FROM {s}.pause WHERE (database, schema, name) = ($1, $2, $3)`), p.Database, p.Schema, p.Table); err != nil {
+				return err
 			}
 		}
-		tag, err := tx.Exec(ctx, l.SQL(`DELETE FROM {s}.pause WHERE $1 IN ('', database) AND ($3 = '' OR (schema, name) = ($2, $3))`), s.Database, s.Schema, s.Table)
-		if err != nil {
+		// An exception to the pause of everything goes with it.
+		if _, err := tx.Exec(ctx, l.SQL(`DELETE FROM {s}.pause WHERE lifted AND NOT EXISTS (SELECT FROM {s}.pause WHERE database = '')`)); err != nil {
 			return err
 		}
-		lifted = int(tag.RowsAffected())
-		return resumeQueues(ctx, l, client, tx, s)
+		return resumeQueues(ctx, l, client, tx)
 	})
 	var held *HeldError
 	if err != nil && !errors.As(err, &held) {
@@ -101,11 +100,35 @@ func Resume(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx],
 	return lifted, err
 }
 
-func resumeQueues(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx], tx pgx.Tx, s Scope) error {
-	if s.Table != "" {
-		return nil
+// widerThan is a pause that holds the scope whatever becomes of its own.
+func widerThan(s Scope, pauses []Paused) *Scope {
+	for _, p := range pauses {
+		if p.Scope != s && p.covers(s) {
+			return &p.Scope
+		}
 	}
-	rows, err := tx.Query(ctx, l.SQL(`SELECT name FROM {s}.river_queue WHERE paused_at IS NOT NULL AND `+isDatabaseQueue+` AND $1 IN ('', name) ORDER BY name`), queueOf(s.Database))
+	return nil
+}
+
+// chosenBy is the pause of the scope itself, else those of what it contains.
+func chosenBy(s Scope, pauses []Paused) []Paused {
+	var inside []Paused
+	for _, p := range pauses {
+		if p.Scope == s {
+			return []Paused{p}
+		}
+		if s.Database == "" || (s.Table == "" && p.Database == s.Database) {
+			inside = append(inside, p)
+		}
+	}
+	return inside
+}
+
+// resumeQueues lifts River's own pause of the queues that nothing of ours pauses any more.
+func resumeQueues(ctx context.Context, l *ledger.Ledger, client *river.Client[pgx.Tx], tx pgx.Tx) error {
+	rows, err := tx.Query(ctx, l.SQL(`
+		UPDATE {s}.river_queue SET metadata = metadata - '`+mark+`'
+		WHERE metadata ? '`+mark+`' AND `+isDatabaseQueue+` AND NOT {s}.is_paused(substr(name, `+queueName+`), '', '') RETURNING name`))
 	if err != nil {
 		return err
 	}
@@ -121,21 +144,35 @@ func resumeQueues(ctx context.Context, l *ledger.Ledger, client *river.Client[pg
 	return nil
 }
 
-func queueOf(database string) string {
-	if database == "" {
-		return ""
+// Paused is a pause that holds.
+type Paused struct {
+	Scope
+	Since  time.Time
+	except []string // databases that go on, of a pause of everything
+}
+
+// covers says whether the pause keeps all of the scope from running.
+func (p Paused) covers(s Scope) bool {
+	switch {
+	case p.Database == "":
+		return !slices.Contains(p.except, s.Database)
+	case p.Table == "":
+		return p.Database == s.Database
 	}
-	return jobs.Queue(database)
+	return p.Scope == s
 }
 
 // Pauses lists what is paused, the widest first.
 func Pauses(ctx context.Context, l *ledger.Ledger, q querier) ([]Paused, error) {
-	rows, err := q.Query(ctx, l.SQL(`SELECT database, schema, name, since FROM {s}.pause ORDER BY 1, 2, 3`))
+	rows, err := q.Query(ctx, l.SQL(`
+		SELECT database, schema, name, since,
+		       CASE WHEN database = '' THEN (SELECT array_agg(x.database) FROM {s}.pause x WHERE x.lifted) END
+		FROM {s}.pause WHERE NOT lifted ORDER BY 1, 2, 3`))
 	if err != nil {
 		return nil, fmt.Errorf("read the pauses: %w", err)
 	}
 	out, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Paused, err error) {
-		err = row.Scan(&p.Database, &p.Schema, &p.Table, &p.Since)
+		err = row.Scan(&p.Database, &p.Schema, &p.Table, &p.Since, &p.except)
 		return p, err
 	})
 	if err != nil {
@@ -162,53 +199,42 @@ func named(sql string, l *ledger.Ledger) string {
 const isDatabaseQueue = `name LIKE 'db\_%'`
 
 // The pauses of databases are kept in step with those of River's queues, where River UI
-// sets and lifts them. A queue that is not paused though we told it so was resumed by
-// hand, unless it was forgotten and made anew since.
+// sets and lifts them. A mark in the queue's metadata says that it was told of our pause:
+// River keeps it when a replica comes back, and loses it with the queue. So a queue that
+// has the mark and is not paused was resumed by hand; no clock is asked. Rows that
+// somebody has locked wait for the next look.
 const (
-	pausedInUI = `
-		INSERT INTO {s}.pause (database, mirrored)
-		SELECT substr(q.name, ` + queueName + `), now() FROM {s}.river_queue q
-		WHERE q.paused_at IS NOT NULL AND ` + isDatabaseQueue + `
-			AND NOT EXISTS (SELECT FROM {s}.pause p WHERE p.name = '' AND p.database IN ('', substr(q.name, ` + queueName + `)))
-		ON CONFLICT DO NOTHING`
-	// While everything is paused, resuming one database by hand leaves all others paused.
-	resumedInUI = `
-		WITH resumed AS (
-			SELECT substr(q.name, ` + queueName + `) AS database FROM {s}.river_queue q
-			WHERE q.paused_at IS NULL AND ` + isDatabaseQueue + `
-				AND EXISTS (SELECT FROM {s}.pause p WHERE p.name = '' AND p.database IN ('', substr(q.name, ` + queueName + `)) AND p.mirrored >= q.created_at)
-		), everything AS (
-			DELETE FROM {s}.pause WHERE database = '' AND EXISTS (SELECT FROM resumed) RETURNING since, mirrored
-		), others AS (
-			INSERT INTO {s}.pause (database, since, mirrored)
-			SELECT d.database, e.since, e.mirrored FROM everything e, (
-				SELECT database FROM {s}.archive_table
-				UNION SELECT substr(name, ` + queueName + `) FROM {s}.river_queue WHERE ` + isDatabaseQueue + `
-				UNION SELECT jsonb_object_keys(limits->'seats') FROM {s}.worker
-			) d WHERE d.database NOT IN (SELECT database FROM resumed)
-			ON CONFLICT DO NOTHING
+	mark = `archiver_paused`
+
+	pausedByHand = `
+		WITH found AS (
+			UPDATE {s}.river_queue SET metadata = metadata || '{"` + mark + `": true}' WHERE name IN (
+				SELECT name FROM {s}.river_queue WHERE paused_at IS NOT NULL AND NOT metadata ? '` + mark + `' AND ` + isDatabaseQueue + ` FOR UPDATE SKIP LOCKED)
+			RETURNING substr(name, ` + queueName + `) AS database
 		)
-		DELETE FROM {s}.pause p USING resumed r WHERE p.database = r.database AND p.name = ''`
-	mirror = `
-		WITH untold AS (
-			UPDATE {s}.river_queue q SET paused_at = now(), updated_at = now()
-			WHERE q.paused_at IS NULL AND ` + isDatabaseQueue + `
-				AND EXISTS (SELECT FROM {s}.pause p WHERE p.name = '' AND p.database IN ('', substr(q.name, ` + queueName + `)))
-			RETURNING q.name
+		INSERT INTO {s}.pause AS p (database) SELECT database FROM found WHERE NOT {s}.is_paused(database, '', '')
+		ON CONFLICT (database, schema, name) DO UPDATE SET lifted = false, since = now()`
+	// Of a pause of everything the one database is excepted; all others stay paused.
+	resumedByHand = `
+		WITH found AS (
+			UPDATE {s}.river_queue SET metadata = metadata - '` + mark + `' WHERE name IN (
+				SELECT name FROM {s}.river_queue WHERE paused_at IS NULL AND metadata ? '` + mark + `' AND ` + isDatabaseQueue + ` FOR UPDATE SKIP LOCKED)
+			RETURNING substr(name, ` + queueName + `) AS database
+		), gone AS (
+			DELETE FROM {s}.pause WHERE name = '' AND database IN (SELECT database FROM found) AND NOT EXISTS (SELECT FROM {s}.pause WHERE database = '')
 		)
-		UPDATE {s}.pause p SET mirrored = now()
-		WHERE p.name = '' AND (p.mirrored IS NULL OR EXISTS (SELECT FROM untold u WHERE p.database IN ('', substr(u.name, ` + queueName + `))))`
+		INSERT INTO {s}.pause AS p (database, lifted) SELECT database, true FROM found WHERE EXISTS (SELECT FROM {s}.pause WHERE database = '')
+		ON CONFLICT (database, schema, name) DO UPDATE SET lifted = true`
+	tellQueues = `
+		UPDATE {s}.river_queue SET paused_at = coalesce(paused_at, now()), updated_at = now(), metadata = metadata || '{"` + mark + `": true}' WHERE name IN (
+			SELECT name FROM {s}.river_queue WHERE (paused_at IS NULL OR NOT metadata ? '` + mark + `') AND ` + isDatabaseQueue + `
+				AND {s}.is_paused(substr(name, ` + queueName + `), '', '') FOR UPDATE SKIP LOCKED)`
 )
 
 // queuePauseSync takes over what River UI did since the last time, and tells River's
-// queues what it does not know. It runs under the lock of admission.
+// queues what they do not know. It runs under the lock of admission.
 func queuePauseSync(batch *pgx.Batch, l *ledger.Ledger) {
-	for _, sql := range []string{pausedInUI, resumedInUI, mirror} {
+	for _, sql := range []string{pausedByHand, resumedByHand, tellQueues} {
 		batch.Queue(l.SQL(sql))
 	}
-}
-
-func mirrorPauses(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, l.SQL(mirror))
-	return err
 }

@@ -17,9 +17,15 @@ func (q *queue) pause(s fleet.Scope) bool {
 	return changed
 }
 
-func (q *queue) resume(s fleet.Scope) (int, error) {
+// resume returns the names of what it lifted.
+func (q *queue) resume(s fleet.Scope) ([]string, error) {
 	q.t.Helper()
-	return fleet.Resume(q.t.Context(), q.Ledger, q.client, s)
+	lifted, err := fleet.Resume(q.t.Context(), q.Ledger, q.client, s)
+	var names []string
+	for _, p := range lifted {
+		names = append(names, p.String())
+	}
+	return names, err
 }
 
 func (q *queue) pauses() []string {
@@ -85,19 +91,27 @@ func TestPauseScopes(t *testing.T) {
 	require.ErrorAs(t, err, &held)
 	require.Equal(t, "database a cannot be resumed by itself: everything is paused", err.Error())
 	require.Equal(t, "run: archiver resume", held.Hint())
-	n, err := q.resume(all)
+	lifted, err := q.resume(all)
 	require.NoError(t, err)
-	require.Equal(t, 3, n)
+	require.Equal(t, []string{"everything"}, lifted, "the narrower ones were set for a reason of their own")
+	require.Equal(t, []string{"database a", "a.public.t"}, q.pauses())
+	require.Equal(t, []string{"a"}, q.pausedQueues())
+	lifted, err = q.resume(all)
+	require.NoError(t, err)
+	require.Equal(t, []string{"database a", "a.public.t"}, lifted, "there is no pause of everything")
 	require.Empty(t, q.pauses())
 	require.Empty(t, q.pausedQueues())
+	lifted, err = q.resume(all)
+	require.NoError(t, err)
+	require.Empty(t, lifted)
 
 	q.pause(a)
 	_, err = q.resume(tableT)
 	require.ErrorAs(t, err, &held)
 	require.Equal(t, "run: archiver resume --database a", held.Hint())
-	n, err = q.resume(a)
+	lifted, err = q.resume(a)
 	require.NoError(t, err)
-	require.Equal(t, 1, n)
+	require.Equal(t, []string{"database a"}, lifted)
 }
 
 // TestPausedDatabaseFreesItsPlace has two databases, of which one at a time may run.
@@ -148,10 +162,25 @@ func TestPauseInRiverUI(t *testing.T) {
 	require.Empty(t, q.available())
 	require.NoError(t, q.client.QueueResume(t.Context(), "db_b", &river.QueuePauseOpts{}))
 	q.admit()
-	require.Equal(t, []string{"database a", "database c"}, q.pauses())
-	q.admit()
+	require.Equal(t, []string{"everything"}, q.pauses())
 	require.Equal(t, []string{"b.t"}, q.available())
 	require.Equal(t, []string{"a", "c"}, q.pausedQueues())
+	q.plan("later", "t", 1) // a database that nobody knew then
+	q.replica("two", 4, map[string]int{"later": 1})
+	q.admit()
+	require.Equal(t, []string{"b.t"}, q.available())
+	require.True(t, q.pause(fleet.Scope{Database: "b"}), "the exception ends")
+	q.admit()
+	require.Empty(t, q.available())
+	_, err := q.resume(fleet.Scope{})
+	require.NoError(t, err)
+	require.Equal(t, []string{"database b"}, q.pauses())
+	q.admit()
+	require.Equal(t, []string{"a.t", "c.t", "later.t"}, q.sorted())
+	q.pause(fleet.Scope{Database: "c"})
+	q.pause(fleet.Scope{Database: "a"})
+	_, err = q.resume(fleet.Scope{Database: "b"})
+	require.NoError(t, err)
 
 	// Paused before any replica ever worked the queue.
 	q.pause(fleet.Scope{Database: "new"})
@@ -160,4 +189,26 @@ func TestPauseInRiverUI(t *testing.T) {
 	require.Equal(t, []string{"a", "c", "new"}, q.pausedQueues())
 	q.admit()
 	require.Equal(t, []string{"database a", "database c", "database new"}, q.pauses())
+}
+
+// TestPauseOutlastsANewQueue has a replica register its queue just while everything is
+// paused: its row is older than the pause, and is seen only after it.
+func TestPauseOutlastsANewQueue(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	q.plan("a", "t", 3)
+	q.replica("one", 1, map[string]int{"a": 1})
+	tx, err := q.db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `INSERT INTO archiver.river_queue (name, created_at, updated_at) VALUES ('db_a', now(), now())`)
+	require.NoError(t, err)
+	q.pause(fleet.Scope{})
+	q.admit()
+	require.NoError(t, tx.Commit(t.Context()))
+	for range 3 {
+		q.admit()
+		require.Empty(t, q.available())
+		require.Equal(t, []string{"everything"}, q.pauses())
+	}
+	require.Equal(t, []string{"a"}, q.pausedQueues())
 }

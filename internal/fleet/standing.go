@@ -41,10 +41,13 @@ func ReadStanding(ctx context.Context, l *ledger.Ledger, q querier) (*Standing, 
 	return s, nil
 }
 
+// PausedWord begins the reason of what is paused.
+const PausedWord = "paused:"
+
 // PausedBy is the widest pause that covers a table; nil if none does.
 func (s *Standing) PausedBy(database, schema, table string) *Paused {
 	for i, p := range s.Pauses {
-		if p.Database == "" || (p.Database == database && (p.Table == "" || (p.Schema == schema && p.Table == table))) {
+		if p.covers(Scope{Database: database, Schema: schema, Table: table}) {
 			return &s.Pauses[i]
 		}
 	}
@@ -55,7 +58,7 @@ func (s *Standing) PausedBy(database, schema, table string) *Paused {
 // when nothing does: it begins within a second.
 func (s *Standing) Why(database, schema, table string) string {
 	if p := s.PausedBy(database, schema, table); p != nil {
-		return fmt.Sprintf("paused: %s, since %s", p.Scope, p.Since.UTC().Format(time.RFC3339))
+		return fmt.Sprintf(PausedWord+" %s, since %s", p.Scope, p.Since.UTC().Format(time.RFC3339))
 	}
 	if s.Limits.Live == 0 {
 		return "no worker is running"
@@ -84,7 +87,10 @@ func (s *Standing) WhyJob(j Job) string {
 			return s.Why(j.Database, j.Schema, j.Table)
 		}
 		why := j.WaitingFor
-		if why == "" {
+		switch {
+		case why == "" && j.LastError == "":
+			why = "its time"
+		case why == "":
 			why = "back-off after: " + j.LastError
 		}
 		if j.NextTry != nil && time.Until(*j.NextTry) > 0 {

@@ -86,7 +86,8 @@ type querier interface {
 // would else keep its row locks, and with that of the table's row keep the whole fleet
 // from recording a batch. SET LOCAL is safe behind PgBouncer; it takes no round trip of
 // its own.
-const begin = "BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL idle_in_transaction_session_timeout = '5s'"
+// Nor does it wait for ever for a row that a forgotten session has locked.
+const begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL lock_timeout = '10s'"
 
 // InTx runs fn in a transaction of the control database, and commits unless fn
 // returns an error. A replica that stops for more than 5 s inside it loses it.

@@ -72,8 +72,7 @@ func (l *Ledger) KeepSchedules(ctx context.Context, specs []TableSpec) error {
 func (l *Ledger) Schedules(ctx context.Context, q querier) ([]Schedule, error) {
 	rows, err := q.Query(ctx, l.SQL(`
 		SELECT t.database, t.schema, t.name, t.spec, t.settled_to, now(), coalesce(t.claimed_until > now(), false),
-		       coalesce(t.retry_at > now(), false) OR EXISTS (
-		           SELECT FROM {s}.pause p WHERE p.database IN ('', t.database) AND (p.name = '' OR (p.schema, p.name) = (t.schema, t.name))),
+		       coalesce(t.retry_at > now(), false) OR {s}.is_paused(t.database, t.schema, t.name),
 		       t.planned_at, t.run_id, t.last_error, t.last_hint
 		FROM {s}.schedule t ORDER BY 1, 2, 3`))
 	if err != nil {

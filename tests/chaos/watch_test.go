@@ -30,7 +30,7 @@ const queueNow = `
 	       (SELECT count(*) FROM (
 	           SELECT FROM archiver.batch b JOIN archiver.archive_table t ON t.id = b.table_id
 	           WHERE t.database = d.name AND b.state IN ('planned', 'verified', 'deleting')
-	             AND NOT EXISTS (SELECT FROM archiver.pause p WHERE p.database IN ('', t.database) AND (p.name = '' OR (p.schema, p.name) = (t.schema, t.name)))
+	             AND NOT archiver.is_paused(t.database, t.schema, t.name)
 	             AND NOT EXISTS (SELECT FROM archiver.river_queue q WHERE q.name = 'db_' || t.database AND q.paused_at IS NOT NULL)
 	           LIMIT 10) s)
 	FROM unnest($1::text[]) d(name)`

@@ -54,7 +54,7 @@ func TestPauseAndResume(t *testing.T) {
 	s.run(t, "pause", "--database", "mian").expect(t, badUsage, "configured are: main.public.audit_logs")
 
 	// It outlasts replicas that come and go.
-	s.run(t, "work", "--drain", "--drain-patience", "1s").expect(t, partly, "5 batches left")
+	s.run(t, "work", "--drain").expect(t, partly, "what is left is paused", "5 batches left", "one reason: paused: main.public.audit_logs")
 	status := s.fleet(t)
 	require.True(t, status.Tables[0].Paused)
 	require.Contains(t, *status.Tables[0].Waiting, "paused: main.public.audit_logs, since 20")
@@ -62,13 +62,18 @@ func TestPauseAndResume(t *testing.T) {
 
 	s.run(t, "pause").expect(t, done, "everything: paused")
 	s.run(t, "resume", "--database", "main").expect(t, failed, "everything is paused", "run: archiver resume")
+	s.run(t, "resume", "--database", "").expect(t, badUsage, "must not be empty")
+	s.run(t, "pause", "--table", "").expect(t, badUsage, "must not be empty")
 	var r struct {
 		Scope           string
 		Paused, Changed bool
+		StillPaused     []string `json:"still_paused"`
 	}
 	s.json(t, &r, "resume").expect(t, done)
 	require.Equal(t, "everything", r.Scope)
 	require.True(t, r.Changed)
+	require.Equal(t, []string{"main.public.audit_logs"}, r.StillPaused)
+	s.run(t, "resume").expect(t, done, "everything: resumed main.public.audit_logs")
 	s.run(t, "resume").expect(t, done, "everything: was not paused")
 	s.run(t, "work", "--drain").expect(t, done)
 	s.requireEachRowOnce(t)
