@@ -15,6 +15,7 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/objstore"
 	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/internal/telemetry"
+	"github.com/audit-table-archiver/archiver/internal/throttle"
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
@@ -46,6 +47,7 @@ type Worker struct {
 	ledgerID    string
 	running     *running
 	freed       chan struct{} // a batch has ended: a seat may be free
+	gate        *throttle.Gate
 	preflighted sync.Map      // table and fingerprint -> looked at by this process
 }
 
