@@ -48,7 +48,7 @@ type Worker struct {
 	running     *running
 	freed       chan struct{} // a batch has ended: a seat may be free
 	gate        *throttle.Gate
-	preflighted sync.Map      // table and fingerprint -> looked at by this process
+	preflighted sync.Map // table and fingerprint -> looked at by this process
 }
 
 // Timeout implements river.Worker. It is finite: River never rescues a job
