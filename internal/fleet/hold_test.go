@@ -9,11 +9,11 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/fleet"
 )
 
-func (q *queue) why(database, table string) string {
+func (q *queue) why(table string) string {
 	q.t.Helper()
 	s, err := fleet.ReadStanding(q.t.Context(), q.Ledger, q.db.Pool)
 	require.NoError(q.t, err)
-	return s.Why(database, "public", table)
+	return s.Why("a", "public", table)
 }
 
 // TestHeldTable: a table that its throttle holds gives its seats to others, also those
@@ -31,15 +31,15 @@ func TestHeldTable(t *testing.T) {
 	require.NoError(t, q.Hold(t.Context(), id, "throttle: 57 sessions are active (max_active_sessions 40)", time.Minute))
 	require.Equal(t, fleet.Admission{Admitted: 1, Parked: 1}, q.admit())
 	require.Equal(t, []string{"a.calm", "a.calm"}, q.available())
-	require.Contains(t, q.why("a", "busy"), "throttle: 57 sessions are active (max_active_sessions 40) (looked at again at ")
-	require.Contains(t, q.why("a", "calm"), "limit reached")
+	require.Contains(t, q.why("busy"), "throttle: 57 sessions are active (max_active_sessions 40) (looked at again at ")
+	require.Contains(t, q.why("calm"), "limit reached")
 
 	q.db.Exec(t, `UPDATE archiver.table_throttle SET held_until = now() - interval '1 ms'`)
 	q.take("one")
 	q.finish("a", 1)
 	require.Equal(t, 1, q.admit().Admitted)
 	require.Equal(t, []string{"a.busy"}, q.available())
-	require.Contains(t, q.why("a", "busy"), "limit reached")
+	require.Contains(t, q.why("busy"), "limit reached")
 }
 
 // TestHeldReplicas: batches are admitted while one replica takes any.
@@ -54,14 +54,14 @@ func TestHeldReplicas(t *testing.T) {
 	}
 	held("one", "breaker open: first")
 	require.Equal(t, 2, q.admit().Admitted)
-	require.NotContains(t, q.why("a", "t"), "breaker")
+	require.NotContains(t, q.why("t"), "breaker")
 	held("two", "breaker open: second")
 	require.Equal(t, fleet.Admission{Admitted: 0, Parked: 2}, q.admit())
-	require.Contains(t, q.why("a", "t"), "breaker open: first")
+	require.Contains(t, q.why("t"), "breaker open: first")
 	held("two", "")
 	require.Equal(t, 2, q.admit().Admitted)
 	held("two", "breaker open: again")
 	q.db.Exec(t, `UPDATE archiver.worker SET lease_until = now() - interval '1 ms' WHERE id = 'one'`)
 	require.Equal(t, 2, q.admit().Parked, "the dead do not count")
-	require.Contains(t, q.why("a", "t"), "breaker open: again")
+	require.Contains(t, q.why("t"), "breaker open: again")
 }

@@ -19,8 +19,8 @@ const (
 	PaceAhead = time.Second
 )
 
-// creditNow is what a table has by now. A clock that is set back gives nothing.
-const creditNow = `least($2::float8 * $3::float8, t.credit + $2::float8 * greatest(extract(epoch FROM clock_timestamp() - t.credited_at), 0)::float8)`
+// creditNow, with the rate in $2 and paceCredit in $3, is what a table has by now. A clock that is set back gives nothing.
+const creditNow = `least($2::float8 * $3::float8, t.credit + $2::float8 * greatest(extract(epoch FROM clock_timestamp() - t.credited_at), 0)::float8)` //nolint:gosec // SQL, no credentials
 
 // Pay takes rows out of what a table may archive at rate rows a second in the whole
 // fleet. paid: the batch may begin after wait, at most PaceAhead. Otherwise nothing was

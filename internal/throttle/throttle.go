@@ -86,10 +86,10 @@ func (g *Gate) windows(ctx context.Context, windows []config.Window) (*Wait, err
 		return nil, fmt.Errorf("ask for the time: %w", err)
 	}
 	open, next, err := Open(windows, now)
-	switch {
-	case err != nil:
-		return &Wait{Reason: "throttle: " + err.Error(), After: HoldAtMost}, nil
-	case open:
+	if err != nil {
+		return &Wait{Reason: "throttle: " + err.Error(), After: HoldAtMost}, nil //nolint:nilerr // it is the reason to wait
+	}
+	if open {
 		return nil, nil
 	}
 	return &Wait{

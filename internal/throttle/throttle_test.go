@@ -38,7 +38,8 @@ func (s *scripted) note(ctx context.Context) error {
 }
 
 func (s *scripted) StandbyLag(ctx context.Context) (source.Lag, error) { return s.standby, s.note(ctx) }
-func (s *scripted) SlotLag(ctx context.Context) (source.Lag, error)    { return s.slot, s.note(ctx) }
+
+func (s *scripted) SlotLag(ctx context.Context) (source.Lag, error) { return s.slot, s.note(ctx) }
 
 func (s *scripted) ActiveSessions(ctx context.Context) (int64, error) {
 	err := s.note(ctx)

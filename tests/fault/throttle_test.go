@@ -18,11 +18,12 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/testkit"
 )
 
-// held waits until a table waits for the reason, and looks that nothing was done to it.
-func (s *site) held(name, reason string) {
+// held waits until the table audit_logs waits for the reason, and looks that nothing was done to it.
+func (s *site) held(reason string) {
 	s.t.Helper()
+	const name = "audit_logs"
 	testkit.EventuallyNoError(s.t, 20*time.Second, func() error {
-		if why := s.why(name); !strings.Contains(why, reason) {
+		if why := s.why(); !strings.Contains(why, reason) {
 			return fmt.Errorf("status says %q", why)
 		}
 		if trouble := s.trouble(name); !strings.Contains(trouble, reason) {
@@ -39,17 +40,17 @@ func (s *site) held(name, reason string) {
 }
 
 // unread looks that the table was not even read.
-func (s *site) unread(name string) {
+func (s *site) unread() {
 	s.t.Helper()
-	require.Zero(s.t, s.count(name, `b.state <> 'planned' OR b.attempt > 0`), "a batch was begun")
+	require.Zero(s.t, s.count("audit_logs", `b.state <> 'planned' OR b.attempt > 0`), "a batch was begun")
 	require.Empty(s.t, s.bucket.Keys(s.t))
 }
 
-func (s *site) goesOn(name string) {
+func (s *site) goesOn() {
 	s.t.Helper()
-	s.settle(name)
-	s.archived(name)
-	require.Zero(s.t, s.attempts(name), "waiting spends no attempt")
+	s.settle("audit_logs")
+	s.archived("audit_logs")
+	require.Zero(s.t, s.attempts("audit_logs"), "waiting spends no attempt")
 }
 
 // throttled is a site on a cluster of its own, with a table of 60 rows and a plan.
@@ -79,11 +80,11 @@ func TestThrottleStandbyLag(t *testing.T) {
 	}, "the standby streams and does not replay")
 	s.wal()
 	s.work(ways{})
-	s.held("audit_logs", "throttle: standby replica is ")
-	require.Contains(t, s.why("audit_logs"), " MB behind (max_standby_lag_mb 1)")
-	s.unread("audit_logs")
+	s.held("throttle: standby replica is ")
+	require.Contains(t, s.why(), " MB behind (max_standby_lag_mb 1)")
+	s.unread()
 	standby.Exec(t, `SELECT pg_wal_replay_resume()`)
-	s.goesOn("audit_logs")
+	s.goesOn()
 }
 
 func TestThrottleSlotLag(t *testing.T) {
@@ -92,10 +93,10 @@ func TestThrottleSlotLag(t *testing.T) {
 	s.source.Exec(t, `SELECT pg_create_physical_replication_slot('forgotten', true)`)
 	s.wal()
 	s.work(ways{})
-	s.held("audit_logs", "throttle: replication slot forgotten holds back ")
-	s.unread("audit_logs")
+	s.held("throttle: replication slot forgotten holds back ")
+	s.unread()
 	s.source.Exec(t, `SELECT pg_drop_replication_slot('forgotten')`)
-	s.goesOn("audit_logs")
+	s.goesOn()
 }
 
 func TestThrottleActiveSessions(t *testing.T) {
@@ -108,10 +109,10 @@ func TestThrottleActiveSessions(t *testing.T) {
 		return s.source.Int(t, `SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(300)'`) == 3
 	}, "three are at work")
 	s.work(ways{})
-	s.held("audit_logs", "throttle: 3 sessions are active (max_active_sessions 2)")
-	s.unread("audit_logs")
+	s.held("throttle: 3 sessions are active (max_active_sessions 2)")
+	s.unread()
 	s.source.Exec(t, `SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(300)'`)
-	s.goesOn("audit_logs")
+	s.goesOn()
 }
 
 // TestThrottleQuery: a number that is positive pauses, and so does an error.
@@ -120,14 +121,14 @@ func TestThrottleQuery(t *testing.T) {
 	s, _ := throttled(t, `query: "SELECT n FROM brake"`)
 	s.source.Exec(t, `CREATE TABLE brake AS SELECT 3 AS n`)
 	s.work(ways{})
-	s.held("audit_logs", "throttle: the query says 3 (query)")
-	s.unread("audit_logs")
+	s.held("throttle: the query says 3 (query)")
+	s.unread()
 	s.source.Exec(t, `ALTER TABLE brake RENAME TO gone`)
-	s.held("audit_logs", `throttle: nothing is archived while query cannot be looked at: `)
-	require.Contains(t, s.why("audit_logs"), `relation "brake" does not exist`)
-	s.unread("audit_logs")
+	s.held(`throttle: nothing is archived while query cannot be looked at: `)
+	require.Contains(t, s.why(), `relation "brake" does not exist`)
+	s.unread()
 	s.source.Exec(t, `UPDATE gone SET n = 0; ALTER TABLE gone RENAME TO brake`)
-	s.goesOn("audit_logs")
+	s.goesOn()
 }
 
 // TestThrottleWindows: outside of its windows a table rests. One that a new configuration
@@ -141,8 +142,8 @@ func TestThrottleWindows(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := s.run(ctx, d)
-	s.held("audit_logs", "throttle: outside of windows "+window+", until "+later.Truncate(time.Minute).Format(time.RFC3339))
-	s.unread("audit_logs")
+	s.held("throttle: outside of windows " + window + ", until " + later.Truncate(time.Minute).Format(time.RFC3339))
+	s.unread()
 	until := s.control.Int(t, `SELECT extract(epoch FROM held_until - now())::bigint FROM archiver.table_throttle`)
 	require.LessOrEqual(t, until, int64(60))
 	cancel()
@@ -151,7 +152,7 @@ func TestThrottleWindows(t *testing.T) {
 	s.cfg.Databases[0].Tables[0].Throttle.Windows = nil
 	s.control.Exec(t, `UPDATE archiver.table_throttle SET held_until = now()`) // the minute is over
 	s.work(ways{})
-	s.goesOn("audit_logs")
+	s.goesOn()
 }
 
 // TestThrottledBeforeTheDelete: what was read and stored stays verified while its delete
@@ -173,12 +174,12 @@ func TestThrottledBeforeTheDelete(t *testing.T) {
 	}})
 	testkit.Eventually(t, 20*time.Second, func() bool { return s.count("audit_logs", `b.state = 'verified'`) > 0 }, "an object is verified")
 	require.True(t, pulled.Load())
-	s.held("audit_logs", "throttle: the query says 1 (query)")
+	s.held("throttle: the query says 1 (query)")
 	verified := s.count("audit_logs", `b.state = 'verified'`)
 	objects := s.control.Int(t, `SELECT count(*) FROM archiver.object WHERE state = 'verified'`)
 	require.Equal(t, verified, objects)
 	s.source.Exec(t, `UPDATE brake SET n = 0`)
-	s.goesOn("audit_logs")
+	s.goesOn()
 	require.Zero(t, s.control.Int(t, `SELECT count(*) FROM archiver.object WHERE state <> 'committed'`), "each was stored once")
 }
 
@@ -196,7 +197,7 @@ func TestRateOfTheFleet(t *testing.T) {
 	s.work(ways{})
 	s.work(ways{})
 	testkit.Eventually(t, 20*time.Second, func() bool {
-		return strings.HasPrefix(s.why("audit_logs"), "throttle: 50 rows a second are reached (max_rows_per_second)")
+		return strings.HasPrefix(s.why(), "throttle: 50 rows a second are reached (max_rows_per_second)")
 	}, "status says why it is no faster")
 	// The first seconds have what was saved up. The rest by the control database's clock.
 	const warm, span = 4, 12
@@ -228,10 +229,10 @@ func TestBlindThrottle(t *testing.T) {
 	t.Cleanup(src.Close)
 	d.Sources["main"] = src
 	s.workAs(d)
-	s.held("audit_logs", "throttle: nothing is archived while max_standby_lag_mb cannot be looked at: ")
+	s.held("throttle: nothing is archived while max_standby_lag_mb cannot be looked at: ")
 	grant := `GRANT pg_monitor TO "` + role + `"`
-	require.Contains(t, s.why("audit_logs"), "(hint: "+grant+")")
-	s.unread("audit_logs")
+	require.Contains(t, s.why(), "(hint: "+grant+")")
+	s.unread()
 	s.source.Exec(t, grant)
-	s.goesOn("audit_logs")
+	s.goesOn()
 }
