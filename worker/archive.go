@@ -23,7 +23,8 @@ type attempt struct {
 	log     *zap.Logger
 	began   time.Time
 	timings ledger.Timings
-	rounds  int // times that the rows were read
+	rounds  int   // times that the rows were read
+	paid    int64 // rows, where max_rows_per_second is set
 
 	progress progress // for River UI
 
@@ -40,6 +41,9 @@ type attempt struct {
 // resumed attempt and a fresh one run through the same lines.
 func (w *Worker) archive(ctx context.Context, a *attempt) error {
 	if err := w.guard(ctx, a); err != nil {
+		return err
+	}
+	if err := w.mayBegin(ctx, a); err != nil {
 		return err
 	}
 	if err := w.claim(ctx, a); err != nil {
@@ -60,12 +64,20 @@ func (w *Worker) step(ctx context.Context, a *attempt) error {
 	switch a.batch.State {
 	case ledger.Planned:
 		// All rows are in the table. No object counts.
+		if a.rounds > 0 {
+			if err := w.mayGoOn(ctx, a); err != nil {
+				return err
+			}
+		}
 		a.progress.at(stageRead)
 		spool, err := w.extract(ctx, a)
 		if err != nil {
 			return err
 		}
 		defer spool.Close() //nolint:errcheck // unlinked, and no longer needed
+		if err := w.settle(ctx, a, spool.object.Rows); err != nil {
+			return err
+		}
 		if spool.object.Rows == 0 {
 			return w.recordEmpty(ctx, a)
 		}
@@ -85,7 +97,11 @@ func (w *Worker) step(ctx context.Context, a *attempt) error {
 			a.progress.at(stageVerify)
 			return w.readBack(ctx, a) // or -> Planned
 		}
-		// This very attempt has seen the object whole.
+		// This very attempt has seen the object whole. If the rows may not go just now,
+		// it stays for the attempt that comes when they may.
+		if err := w.mayGoOn(ctx, a); err != nil {
+			return err
+		}
 		a.progress.at(stageDelete)
 		return w.deleteRows(ctx, a) // -> Deleting, deleted; or -> Planned
 

@@ -65,7 +65,8 @@ const staleWait = 15 * time.Second
 // outcome turns the error of an attempt into what River does with the job: the
 // only place where that is decided.
 //
-//	taken over, shutdown, outage, locks  -> snooze: costs no attempt
+//	taken over, shutdown, outage, open
+//	breaker, throttle, locks             -> snooze: costs no attempt
 //	rights, schema, refusals, 403, 404   -> cancel: a human must act
 //	anything else                        -> retry, a few times
 func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
@@ -80,6 +81,7 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 
 	var wait *waitError
 	var spool *SpoolError
+	var open *objstore.OpenError
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, rivertype.ErrJobCancelledRemotely):
 		return w.cancelled(note, a, err)
@@ -96,6 +98,8 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 		wait = &waitError{reason: spool.Error() + " (hint: " + spool.Hint() + ")", after: outageWait}
 	case cause != nil: // before isOutage: a service that is cut off in mid-sentence looks like one that is away
 		err = &timeoutError{limit: w.Config.Worker.BatchTimeout, err: err}
+	case errors.As(err, &open):
+		wait = &waitError{reason: open.Error(), after: min(max(time.Until(open.Until), time.Second), time.Minute)}
 	case isOutage(err):
 		wait = &waitError{reason: err.Error(), after: outageWait}
 	case source.Classify(err) == source.Busy:

@@ -21,6 +21,7 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/fleet"
 	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/internal/throttle"
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
@@ -54,7 +55,7 @@ func Run(ctx context.Context, d Deps, o RunOptions) error {
 	if err := CheckSpool(d.Config.Worker.SpoolDir); err != nil {
 		return err
 	}
-	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), freed: make(chan struct{}, 1)}
+	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), freed: make(chan struct{}, 1), gate: &throttle.Gate{Now: d.Ledger.Now}}
 	pooled, err := behindPooler(ctx, d.Ledger.Pool)
 	if err != nil {
 		return err
@@ -106,6 +107,7 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 		return err
 	})
 	g.Go(func() error { w.tend(work, client); return nil })
+	g.Go(func() error { w.watchStorage(work); return nil })
 	if o.Drain {
 		g.Go(func() error {
 			defer stop()
@@ -252,7 +254,7 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 	if pooled {
 		poll = 200 * time.Millisecond // nothing else would tell it of the next job
 	}
-	client, err := river.NewClient(newSeatedDriver(w.Ledger.Pool, w.running), &river.Config{
+	client, err := river.NewClient(newSeatedDriver(w.Ledger.Pool, w.running, func() bool { return w.Store.Breaker() == nil }), &river.Config{
 		ID:      w.ID,
 		Schema:  w.Ledger.Schema(),
 		Queues:  queues,

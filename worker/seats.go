@@ -18,20 +18,22 @@ import (
 type seatedDriver struct {
 	*riverpgxv5.Driver
 	running *running
+	takes   func() bool
 }
 
-func newSeatedDriver(pool *pgxpool.Pool, r *running) *seatedDriver {
-	return &seatedDriver{Driver: riverpgxv5.New(pool), running: r}
+func newSeatedDriver(pool *pgxpool.Pool, r *running, takes func() bool) *seatedDriver {
+	return &seatedDriver{Driver: riverpgxv5.New(pool), running: r, takes: takes}
 }
 
 // GetExecutor implements riverdriver.Driver.
 func (d *seatedDriver) GetExecutor() riverdriver.Executor {
-	return &seatedExecutor{Executor: d.Driver.GetExecutor(), running: d.running}
+	return &seatedExecutor{Executor: d.Driver.GetExecutor(), running: d.running, takes: d.takes}
 }
 
 type seatedExecutor struct {
 	riverdriver.Executor
 	running *running
+	takes   func() bool
 }
 
 // JobGetAvailable implements riverdriver.Executor. Fetches of one process come one
@@ -44,7 +46,7 @@ func (e *seatedExecutor) JobGetAvailable(ctx context.Context, p *riverdriver.Job
 	defer e.running.fetching.Unlock()
 	limited := *p
 	limited.MaxToLock = min(p.MaxToLock, e.running.free())
-	if limited.MaxToLock == 0 {
+	if limited.MaxToLock == 0 || !e.takes() {
 		return &riverdriver.JobGetAvailableResult{}, nil
 	}
 	res, err := e.Executor.JobGetAvailable(ctx, &limited)

@@ -16,5 +16,6 @@ func StoreConfig(c config.S3) objstore.Config {
 			MaxAttempts: c.Retry.MaxAttempts, InitialDelay: c.Retry.InitialDelay, MaxDelay: c.Retry.MaxDelay,
 			Base: c.Retry.ExponentialBase, Jitter: c.Retry.Jitter,
 		},
+		Breaker: objstore.BreakerPolicy{Failures: c.CircuitBreaker.FailureThreshold, Recovery: c.CircuitBreaker.RecoveryTimeout},
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/objstore"
 	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/internal/telemetry"
+	"github.com/audit-table-archiver/archiver/internal/throttle"
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
@@ -46,7 +47,8 @@ type Worker struct {
 	ledgerID    string
 	running     *running
 	freed       chan struct{} // a batch has ended: a seat may be free
-	preflighted sync.Map      // table and fingerprint -> looked at by this process
+	gate        *throttle.Gate
+	preflighted sync.Map // table and fingerprint -> looked at by this process
 }
 
 // Timeout implements river.Worker. It is finite: River never rescues a job

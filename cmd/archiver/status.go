@@ -27,8 +27,8 @@ Each open batch is counted once: as running while a worker has it, as failed whe
 nothing goes on before somebody acts, else by how far it has got (planned, verified,
 deleting). The rate is that of the last 5 minutes.
 
-For what waits it gives one reason: a pause, a limit that is reached, a lock, a service
-that is away, a back-off.
+For what waits it gives one reason: a pause, a throttle, a limit that is reached, a lock,
+a service that is away, an open breaker, a back-off.
 
 Examples:
   archiver status

@@ -40,6 +40,11 @@ listened on is an error. archiver health asks these from a script.
 On ui.listen (127.0.0.1:8081) it serves River UI, see archiver ui --help. Where that
 address cannot be had it warns and works on without; ui.enabled: false turns it off.
 
+A table waits while its throttle says so (rows a second, lag of standbys and slots,
+active sessions, a query, hours of the day), and all do while storage is down: after
+s3.circuit_breaker.failure_threshold failures in a row no batch begins until storage
+answers again. archiver status shows the reason. Neither uses up an attempt.
+
 Tables with a schedule are planned when they are due, each by one replica, and once
 for whatever was missed while none was up. No cron is needed beside it.
 

@@ -170,6 +170,11 @@ type Throttle struct {
 	Windows           []Window
 }
 
+// Any says whether any limit is set.
+func (t Throttle) Any() bool {
+	return t.MaxRowsPerSecond > 0 || t.MaxStandbyLagMB > 0 || t.MaxSlotLagMB > 0 || t.MaxActiveSessions > 0 || t.Query != "" || len(t.Windows) > 0
+}
+
 // Worker is one replica of `archiver work`.
 type Worker struct {
 	Concurrency     int    // batches at a time in this replica

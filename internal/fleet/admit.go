@@ -44,7 +44,8 @@ const lockAdmission = `SELECT pg_advisory_xact_lock(hashtextextended('archiver a
 //   - Databases take turns, see Turn; the one that had none for longest comes first.
 //   - Within a database the table with the fewest seats comes first, then the one that
 //     had none for longest; within a table the batch that was planned first: the oldest rows.
-//   - What is paused, and what waits for a later time, is passed over and holds no place.
+//   - What is paused, what its throttle holds, and what waits for a later time is passed
+//     over and holds no place. While no replica takes batches, none is admitted.
 //
 // It also wakes the replicas for jobs that nobody has taken yet.
 func Admit(ctx context.Context, l *ledger.Ledger) (Admission, error) {
@@ -79,7 +80,10 @@ WITH alive AS (
 	       {s}.is_paused(l.key, '', '') AS paused
 	FROM alive, jsonb_each_text(limits->'seats') l GROUP BY 1
 ), unpaused AS MATERIALIZED (
-	SELECT t.id, t.database FROM {s}.archive_table t WHERE NOT {s}.is_paused(t.database, t.schema, t.name)
+	SELECT t.id, t.database FROM {s}.archive_table t
+	WHERE NOT {s}.is_paused(t.database, t.schema, t.name)
+		AND ` + notHeld + `
+		AND EXISTS (SELECT FROM {s}.worker WHERE ` + able + `)
 ), taken AS MATERIALIZED (
 	SELECT j.id, j.queue, substr(j.queue, ` + queueName + `) AS database, b.table_id, j.state = 'running' AS running,
 	       s.paused IS FALSE AND (b.id IS NULL OR b.table_id IN (SELECT id FROM unpaused)) AS welcome

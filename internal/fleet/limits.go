@@ -93,25 +93,32 @@ func Guard(ctx context.Context, l *ledger.Ledger, c Claim) (string, error) {
 type Effective struct {
 	Limits
 	Live     int      // replicas
+	Held     []string // why those take no batches that do not
 	Disagree []string // in words, where they differ
 }
 
 // EffectiveLimits reads the limits that count now.
 func EffectiveLimits(ctx context.Context, l *ledger.Ledger, q querier) (Effective, error) {
 	e := Effective{Limits: Limits{Seats: map[string]int{}}}
-	rows, err := q.Query(ctx, l.SQL(`SELECT id, limits FROM {s}.worker WHERE lease_until > now() ORDER BY started_at, id`))
+	rows, err := q.Query(ctx, l.SQL(`SELECT id, limits, coalesce(held_for, '') FROM {s}.worker WHERE lease_until > now() ORDER BY started_at, id`))
 	if err != nil {
 		return e, fmt.Errorf("read the limits of the replicas: %w", err)
 	}
 	type view struct {
-		ID     string
-		Limits Limits
+		ID      string
+		Limits  Limits
+		HeldFor string
 	}
 	views, err := pgx.CollectRows(rows, pgx.RowToStructByPos[view])
 	if err != nil {
 		return e, fmt.Errorf("read the limits of the replicas: %w", err)
 	}
 	e.Live = len(views)
+	for _, v := range views {
+		if v.HeldFor != "" {
+			e.Held = append(e.Held, v.HeldFor)
+		}
+	}
 	least := func(what string, of func(Limits) (int, bool)) int {
 		var said []string
 		var all []int

@@ -15,6 +15,7 @@ import (
 type Standing struct {
 	Limits  Effective
 	Pauses  []Paused
+	Held    []Held
 	Running map[string]int // batches, by database
 }
 
@@ -26,6 +27,9 @@ func ReadStanding(ctx context.Context, l *ledger.Ledger, q querier) (*Standing, 
 		return nil, err
 	}
 	if s.Pauses, err = Pauses(ctx, l, q); err != nil {
+		return nil, err
+	}
+	if s.Held, err = HeldTables(ctx, l, q); err != nil {
 		return nil, err
 	}
 	rows, err := q.Query(ctx, l.SQL(`SELECT substr(queue, `+queueName+`), count(*) FROM {s}.river_job WHERE state IN ('available', 'running') AND kind = 'archive_batch' GROUP BY 1`)) //nolint:rowserrcheck // ForEachRow checks it
@@ -62,6 +66,14 @@ func (s *Standing) Why(database, schema, table string) string {
 	}
 	if s.Limits.Live == 0 {
 		return "no worker is running"
+	}
+	if len(s.Limits.Held) == s.Limits.Live {
+		return s.Limits.Held[0]
+	}
+	for _, h := range s.Held {
+		if h.Database == database && h.Schema == schema && h.Table == table {
+			return fmt.Sprintf("%s (looked at again at %s)", h.Reason, h.Until.UTC().Format(time.RFC3339))
+		}
 	}
 	seats, known := s.Limits.Seats[database]
 	running := s.Running[database]

@@ -23,7 +23,7 @@ const defaultRegion = "us-east-1"
 
 // newClient makes the SDK's client. What matters is set here and not left to
 // the SDK's defaults, which differ between its constructors.
-func newClient(ctx context.Context, c Config) (_ *s3.Client, closeIdle func(), _ error) {
+func newClient(ctx context.Context, c Config, guard *breaker) (_ *s3.Client, closeIdle func(), _ error) {
 	load := []func(*config.LoadOptions) error{
 		// Not a plain http.Client: the SDK could not add the certificates of
 		// AWS_CA_BUNDLE to it, and refuses to start where that is set.
@@ -70,6 +70,7 @@ func newClient(ctx context.Context, c Config) (_ *s3.Client, closeIdle func(), _
 		o.DisableLogOutputChecksumValidationSkipped = true
 		o.Logger = logging.Nop{}
 		o.ClientLogMode = 0
+		o.APIOptions = append(o.APIOptions, guard.middleware)
 		if c.UserAgent != "" {
 			name, version, _ := strings.Cut(c.UserAgent, "/")
 			o.APIOptions = append(o.APIOptions, awsmiddleware.AddUserAgentKeyValue(name, version))

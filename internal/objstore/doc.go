@@ -46,4 +46,11 @@
 //	none of them   this object or this blob is at fault, such as ErrCorrupt
 //
 // ErrDifferent is permanent: another content stands under the key.
+//
+// After BreakerPolicy.Failures calls in a row that ended in an outage, each after its
+// retries, the breaker opens: calls fail at once with an *OpenError, which
+// IsUnavailable. When BreakerPolicy.Recovery has passed one call is sent; it closes the
+// breaker, or opens it for as long again. A refusal, or an object that is not there, is
+// an answer and counts as none. What breaks off after the first byte of a GET's body
+// is not counted.
 package objstore

@@ -102,16 +102,16 @@ func IsPermanent(err error) bool {
 
 // IsUnavailable says whether the store, or the way to it, is at fault: network,
 // timeouts, overload, server errors, bytes damaged on their way up, no
-// credentials for the moment. A context that the caller cancelled is not.
+// credentials for the moment, an open breaker. A context that the caller cancelled is not.
 func IsUnavailable(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, ErrDifferent) {
 		return false
 	}
-	var unreadable *bodyError
-	if errors.As(err, &unreadable) {
+	if isUnreadable(err) {
 		return false
 	}
-	if errors.Is(err, errVanished) {
+	var open *OpenError
+	if errors.Is(err, errVanished) || errors.As(err, &open) {
 		return true
 	}
 	if code, status := apiError(err); status != 0 {

@@ -15,6 +15,12 @@ import (
 // the text is a new object.
 const probeText = "This object was written by the archiver to find out whether the bucket can be written and read. It may be removed.\n"
 
+// probeKey is where probeText is kept.
+func (s *Store) probeKey() string {
+	sum := sha256.Sum256([]byte(probeText))
+	return path.Join(s.config.Prefix, ".archiver", fmt.Sprintf("probe-%x", sum[:8]))
+}
+
 // Probe is what a bucket turned out to do.
 type Probe struct {
 	Key string // the object that was written or found
@@ -42,7 +48,7 @@ func (s *Store) Probe(ctx context.Context) (Probe, error) {
 		CRC64NVME:   crc64nvme.Checksum([]byte(probeText)),
 		ContentType: "text/plain",
 	}
-	p := Probe{Key: path.Join(s.config.Prefix, ".archiver", fmt.Sprintf("probe-%x", b.SHA256[:8]))}
+	p := Probe{Key: s.probeKey()}
 
 	// At most two writes: the first may find the key free, the second must not.
 	for range 2 {

@@ -56,6 +56,8 @@ type Config struct {
 	PartSize int64
 
 	Retry RetryPolicy
+	// Breaker keeps requests from a store that is down; the zero value does not.
+	Breaker BreakerPolicy
 	// Timeout is how long a connection may stand still before it is given up; 0
 	// means 60 s. A transfer that makes progress may take any time.
 	Timeout time.Duration
@@ -109,7 +111,7 @@ func (c Config) validate() error {
 			return errors.New("the endpoint must not hold credentials")
 		}
 	}
-	return c.Retry.validate()
+	return errors.Join(c.Retry.validate(), c.Breaker.validate())
 }
 
 // Store is one bucket. Its methods may be called at the same time.
@@ -117,6 +119,7 @@ type Store struct {
 	client    *s3.Client
 	closeIdle func()
 	config    Config
+	breaker   *breaker // nil: none
 }
 
 // Open prepares a store; it reads the environment and the AWS files, but sends
@@ -126,11 +129,12 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("open object store: %w", err)
 	}
-	client, closeIdle, err := newClient(ctx, c)
+	guard := newBreaker(c.Breaker)
+	client, closeIdle, err := newClient(ctx, c, guard)
 	if err != nil {
 		return nil, fmt.Errorf("open object store %s: %w", c.Bucket, err)
 	}
-	return &Store{client: client, closeIdle: closeIdle, config: c}, nil
+	return &Store{client: client, closeIdle: closeIdle, config: c, breaker: guard}, nil
 }
 
 // Close closes the connections that are kept for reuse. The store may be used

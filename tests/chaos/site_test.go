@@ -69,7 +69,7 @@ func newSite(t *testing.T, batches int) *site {
 	var yaml strings.Builder
 	fmt.Fprintf(&yaml, `
 control: {url: %q}
-s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q}
+s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, circuit_breaker: {recovery_timeout: 2s}}
 defaults: {retention: 30d, batch_size: %d, concurrency: %d, max_parallel_databases: %d, adaptive_batch: {enabled: false}, partition_by: none}
 worker: {concurrency: 4, lease: %s, shutdown_timeout: 3s, batch_timeout: 2m, listen: ""}
 ui: {enabled: false}

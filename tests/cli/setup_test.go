@@ -94,7 +94,7 @@ func (s *site) configure(t *testing.T) {
 	t.Helper()
 	yaml := fmt.Sprintf(`
 control: {url: %q}
-s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 2, initial_delay: 50ms, max_delay: 100ms}}
+s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 2, initial_delay: 50ms, max_delay: 100ms}, circuit_breaker: {recovery_timeout: 1s}}
 defaults: {%s}
 worker: {%s}
 ui: {enabled: false}

@@ -84,7 +84,7 @@ func (s *site) configure(t *testing.T, o options) {
 	}
 	yaml := fmt.Sprintf(`
 control: {url: %q}
-s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 3, initial_delay: 50ms, max_delay: 200ms}%s}
+s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 3, initial_delay: 50ms, max_delay: 200ms}, circuit_breaker: {recovery_timeout: 1s}%s}
 defaults: {retention: 30d, batch_size: %d, concurrency: %d, adaptive_batch: {enabled: false}}
 worker: {concurrency: 4, lease: %s, shutdown_timeout: 2s, batch_timeout: 2m}
 ui: {enabled: false}

@@ -66,7 +66,7 @@ func newSiteOn(t *testing.T, src, control *testkit.DB, options string, tables ..
 	var yaml strings.Builder
 	fmt.Fprintf(&yaml, `
 control: {url: %q}
-s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 2, initial_delay: 10ms, max_delay: 20ms}}
+s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 2, initial_delay: 10ms, max_delay: 20ms}, circuit_breaker: {recovery_timeout: 1s}}
 defaults: {retention: 30d, batch_size: 10, concurrency: 8}
 worker: {concurrency: 8, shutdown_timeout: 1s}
 databases:
@@ -163,7 +163,14 @@ func (s *site) work(w ways) {
 func (s *site) workAs(d worker.Deps) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
-	done := make(chan struct{})
+	done := s.run(ctx, d)
+	stop := s.hurry()
+	s.t.Cleanup(func() { cancel(); <-done; stop() })
+}
+
+// run runs a replica until ctx ends; done is closed when it has.
+func (s *site) run(ctx context.Context, d worker.Deps) (done chan struct{}) {
+	done = make(chan struct{})
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
@@ -173,8 +180,7 @@ func (s *site) workAs(d worker.Deps) {
 			}
 		}
 	}()
-	stop := s.hurry()
-	s.t.Cleanup(func() { cancel(); <-done; stop() })
+	return done
 }
 
 func wait(ctx context.Context, d time.Duration) {

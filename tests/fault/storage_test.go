@@ -152,6 +152,7 @@ func runFaults(t *testing.T, faults []storageFault, made func(*site), rows int, 
 		}
 	}
 	s.work(ways{store: func(c *objstore.Config) {
+		c.Breaker = objstore.BreakerPolicy{} // the faults of one table are not to keep the others waiting
 		c.Transport = func(next http.RoundTripper) http.RoundTripper { i.next = next; return i }
 	}})
 	for _, name := range tables {

@@ -76,7 +76,7 @@ func (s *site) configure(t *testing.T, tables string) {
 	file := filepath.Join(t.TempDir(), "archiver.yaml")
 	yaml := fmt.Sprintf(`
 control: {url: %q}
-s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 2, initial_delay: 50ms, max_delay: 100ms}}
+s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 2, initial_delay: 50ms, max_delay: 100ms}, circuit_breaker: {recovery_timeout: 1s}}
 defaults: {retention: 30d, batch_size: 100}
 databases:
   - name: main

@@ -1,0 +1,149 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"go.uber.org/zap"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/fleet"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/objstore"
+	"github.com/audit-table-archiver/archiver/internal/throttle"
+)
+
+// mayBegin is asked before a batch is claimed, so that one that has to wait has cost the
+// source nothing and counts no attempt: while storage is away or the throttle says no,
+// no row is read.
+func (w *Worker) mayBegin(ctx context.Context, a *attempt) error {
+	if open := w.Store.Breaker(); open != nil {
+		return &waitError{reason: open.Error(), after: time.Second} // for another replica; this one fetches no more
+	}
+	if !w.throttled(a.job.Args.Database) {
+		return nil
+	}
+	b, err := w.Ledger.Get(ctx, a.job.Args.BatchID)
+	if err != nil {
+		return err
+	}
+	table, db, ok := w.configured(b)
+	if !ok || b.State.Final() || b.State == ledger.Deleting {
+		return nil // claim sees to it; a delete that was begun is found out about in any case
+	}
+	a.batch, a.table, a.db = b, table, db
+	if err := w.mayGoOn(ctx, a); err != nil {
+		return err
+	}
+	return w.pay(ctx, a)
+}
+
+// throttled says whether a table of the database has anything to be asked about.
+func (w *Worker) throttled(database string) bool {
+	return slices.ContainsFunc(w.Config.Databases, func(d config.Database) bool {
+		return d.Name == database && slices.ContainsFunc(d.Tables, func(t config.Table) bool { return t.Throttle.Any() })
+	})
+}
+
+// mayGoOn asks the throttle of the batch's table. What it answers holds for every batch
+// of the table: none of them is admitted until it is time to look again.
+func (w *Worker) mayGoOn(ctx context.Context, a *attempt) error {
+	wait, err := w.gate.Check(ctx, a.table, a.db)
+	if err != nil || wait == nil {
+		return err
+	}
+	return w.hold(ctx, a, wait)
+}
+
+func (w *Worker) hold(ctx context.Context, a *attempt, wait *throttle.Wait) error {
+	if err := w.Ledger.Hold(ctx, a.batch.TableID, wait.Reason, wait.After); err != nil {
+		return err
+	}
+	return &waitError{reason: wait.Reason, after: wait.After}
+}
+
+// pay takes the batch's rows out of what its table may archive a second. Every attempt
+// pays: what was paid for and then not archived makes the table slower, never faster.
+func (w *Worker) pay(ctx context.Context, a *attempt) error {
+	rate := a.table.Throttle.MaxRowsPerSecond
+	if rate == 0 {
+		return nil
+	}
+	rows := a.batch.RowsPlanned
+	if a.batch.Object != nil {
+		rows = a.batch.Object.Rows
+	}
+	paid, wait, err := w.Ledger.Pay(ctx, a.batch.TableID, rows, rate)
+	if err != nil {
+		return err
+	}
+	if !paid {
+		return w.hold(ctx, a, &throttle.Wait{
+			Reason: fmt.Sprintf("throttle: %s rows a second are reached (max_rows_per_second)", humanize.Comma(int64(rate))),
+			After:  min(wait, throttle.HoldAtMost),
+		})
+	}
+	a.paid = rows
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// settle corrects the payment once the rows are counted: late arrivals are in no plan.
+func (w *Worker) settle(ctx context.Context, a *attempt, rows int64) error {
+	if a.table.Throttle.MaxRowsPerSecond == 0 || a.paid == rows {
+		return nil
+	}
+	err := w.Ledger.PayMore(ctx, a.batch.TableID, rows-a.paid)
+	a.paid = rows
+	return err
+}
+
+// storageEvery is how often a replica looks at its breaker.
+const storageEvery = time.Second
+
+// watchStorage keeps this replica from taking batches while its breaker is open, tells
+// the fleet, and finds out when storage is back: by one request and not by a batch, whose
+// rows would be read for nothing.
+func (w *Worker) watchStorage(ctx context.Context) {
+	tick := time.NewTicker(storageEvery)
+	defer tick.Stop()
+	var told string
+	for {
+		reason := ""
+		open := w.Store.Recover(ctx)
+		if open != nil {
+			reason = open.Error()
+		}
+		if reason != told && ctx.Err() == nil {
+			if err := fleet.SetHeld(ctx, w.Ledger, w.ID, reason); err != nil {
+				w.Log.Warn("the fleet was not told about the breaker", zap.Error(err)) // in a second again
+			} else {
+				w.logBreaker(open)
+				told = reason
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (w *Worker) logBreaker(open *objstore.OpenError) {
+	if open == nil {
+		w.Log.Info("storage answers again: batches go on")
+		w.seatFreed()
+		return
+	}
+	w.Log.Warn("breaker open: this worker takes no batches", zap.Int("failures", open.Failures), zap.Time("until", open.Until), zap.String("last", open.Last))
+}
