@@ -12,9 +12,6 @@ func notYet() []string {
 	return []string{
 		"throttle",
 		adaptiveKey,
-		"read_replica",
-		"max_replica_lag_mb",
-		"replica_fallback",
 		"vacuum_after_archival",
 		"vacuum_mode",
 		"parallel_databases",
