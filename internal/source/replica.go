@@ -263,7 +263,19 @@ func (d *DB) lookAtReplica(ctx context.Context) (*standing, error) {
 	return nil, &ReplicaError{Database: d.Name, Trouble: ReplicaAway, Detail: "does not answer", Err: err}
 }
 
+// look asks over a connection of the pool, and over a fresh one should that have been cut:
+// after a restart of the replica all of them are.
 func (r *replica) look(ctx context.Context) (*standing, error) {
+	s, err := r.ask(ctx)
+	var connect *pgconn.ConnectError
+	if err == nil || ctx.Err() != nil || errors.As(err, &connect) {
+		return s, err
+	}
+	r.pool.Reset()
+	return r.ask(ctx)
+}
+
+func (r *replica) ask(ctx context.Context) (*standing, error) {
 	c, err := r.pool.Acquire(ctx) // waits for one of the pool's; to connect has a limit of its own
 	if err != nil {
 		return nil, err
