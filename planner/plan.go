@@ -23,6 +23,10 @@ type Plan struct {
 	Bytes     int64 // estimated heap bytes of these rows
 	TableSize source.Size
 	Open      ledger.Table // what the ledger already holds for the table
+	ReadFrom  string       // the server that was walked last: source.Primary or source.ReadReplica
+	// PassedOver is why the replica was not walked, or not to the end; nil if it was, and
+	// if there is none.
+	PassedOver *source.ReplicaError
 	// Set by Enqueue.
 	RunID    int64
 	Enqueued int
@@ -94,19 +98,7 @@ func Make(ctx context.Context, db *source.DB, l *ledger.Ledger, c config.Table, 
 	if p.Cutoff, err = cutoff(ctx, db, table, o); err != nil {
 		return nil, err
 	}
-	if p.TableSize, err = db.Size(ctx, table); err != nil {
-		return nil, err
-	}
-	var after []string
-	if p.Open.OpenBatches > 0 {
-		after = p.Open.PlannedTo
-	}
-	err = db.Walk(ctx, table, after, p.Cutoff.Value, c.BatchSize, func(page source.Page) error {
-		p.Pages = append(p.Pages, page)
-		p.Rows += page.Rows
-		return nil
-	})
-	if err != nil {
+	if err := p.walk(ctx, db, table); err != nil {
 		return nil, err
 	}
 	if p.TableSize.Rows > 0 {

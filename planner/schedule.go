@@ -161,7 +161,7 @@ func (s *Scheduler) planOne(ctx context.Context, d due) {
 	lose(nil)
 	keeper.Wait()
 	if err == nil {
-		log.Info("scheduled plan done", zap.Int64("run_id", plan.RunID), zap.Int("batches", plan.Enqueued), zap.Int64("rows", plan.Rows),
+		log.Info("scheduled plan done", zap.Int64("run_id", plan.RunID), zap.Int("batches", plan.Enqueued), zap.Int64("rows", plan.Rows), zap.String("read_from", plan.ReadFrom),
 			zap.Int64("batches_open_before", plan.Open.OpenBatches), zap.Duration("duration", time.Since(began)))
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/digest"
 	"github.com/audit-table-archiver/archiver/internal/failpoint"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/source"
@@ -34,6 +35,13 @@ type attempt struct {
 	// own committed transaction. lsn is the WAL position of that, if known.
 	deleted bool
 	lsn     string
+
+	// onPrimary: rows are read from the primary for the rest of this attempt.
+	onPrimary bool
+	// differed is what the primary held when the replica held something else, and
+	// caughtUp the position that the replica must have replayed since.
+	differed *digest.Digest
+	caughtUp string
 }
 
 // archive brings a batch from wherever it stands to a final state. It is the list

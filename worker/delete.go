@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/audit-table-archiver/archiver/internal/digest"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/source"
 )
@@ -71,16 +72,33 @@ func (w *Worker) deleteRows(ctx context.Context, a *attempt) error {
 		}
 		return &waitError{reason: res.Outcome.String(), after: 10 * time.Second}
 	case source.RowsChanged:
-		if err := w.Ledger.ExtractAgain(ctx, a.batch, ledger.ObjectDiscarded, true); err != nil {
-			return err
-		}
-		a.readBack = false
-		return w.bisect(ctx, a)
+		return w.rowsChanged(ctx, a, res.Found, err == nil)
 	case source.CatalogChanged, source.TimelineChanged:
 		a.readBack = false
 		return w.Ledger.ExtractAgain(ctx, a.batch, ledger.ObjectDiscarded, false)
 	}
 	return fmt.Errorf("delete: unknown outcome %d", res.Outcome)
+}
+
+// rowsChanged has the rows read again; found is what the table holds now, if known.
+func (w *Worker) rowsChanged(ctx context.Context, a *attempt, found digest.Digest, known bool) error {
+	counts := true
+	var waitForReplica error
+	if a.batch.Object.ReadFrom == source.ReadReplica {
+		var now *digest.Digest
+		if known {
+			now = &found
+		}
+		counts, waitForReplica = w.otherRows(ctx, a, now)
+	}
+	if err := w.Ledger.ExtractAgain(ctx, a.batch, ledger.ObjectDiscarded, counts); err != nil {
+		return err
+	}
+	a.readBack = false
+	if waitForReplica != nil {
+		return waitForReplica
+	}
+	return w.bisect(ctx, a)
 }
 
 // notDeleted takes a batch back from `deleting` once its transaction is known to

@@ -21,6 +21,8 @@ type spool struct {
 	*os.File
 	object    encode.Object
 	extracted *source.Extracted
+	readFrom  string // source.Primary or source.ReadReplica
+	content   bool   // the digest covers what the rows hold
 }
 
 func (w *Worker) newSpool() (*os.File, error) {
@@ -78,19 +80,36 @@ func (w *Worker) extract(ctx context.Context, a *attempt) (*spool, error) {
 	}
 	maxRows := 2 * int64(a.table.BatchSize)
 	for {
-		s, err := w.read(ctx, a, maxRows)
+		from, err := w.reader(ctx, a)
+		if err != nil {
+			return nil, err
+		}
+		s, err := w.read(ctx, a, from, maxRows)
 		var tooLarge *encode.TooLargeError
 		if errors.As(err, &tooLarge) && tooLarge.Rows < maxRows {
 			maxRows = tooLarge.Rows // read again, only what fits
 			continue
 		}
 		if err != nil {
-			return nil, err
+			if maxRows, err = w.passOver(a, err, maxRows); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if s.object.Rows == 0 && s.readFrom == source.ReadReplica {
+			_ = s.Close()
+			a.onPrimary = true // only there is it known that no row is left
+			continue
 		}
 		// It may have changed since that look, too, and the delete asks for no more than
 		// the definition that the rows were read under: that is the one to be looked at.
 		if !w.lookedAt(s.extracted.Table) {
 			_ = s.Close()
+			if s.readFrom == source.ReadReplica {
+				if maxRows, err = w.passOver(a, otherForm(a), maxRows); err != nil {
+					return nil, err
+				}
+			}
 			if a.rounds++; a.rounds > maxRounds {
 				return nil, errKeepsChanging
 			}
@@ -109,23 +128,28 @@ func (w *Worker) extract(ctx context.Context, a *attempt) (*spool, error) {
 	}
 }
 
-func (w *Worker) read(ctx context.Context, a *attempt, maxRows int64) (*spool, error) {
+func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows int64) (*spool, error) {
 	began := time.Now()
 	f, err := w.newSpool()
 	if err != nil {
 		return nil, err
 	}
-	s := &spool{File: f}
+	s := &spool{
+		File: f, readFrom: from.Role(),
+		// The identity of a row says what it holds only on one server: a standby that has
+		// gone another way can hold another row under the same.
+		content: a.table.DeleteGuard == config.DeleteGuardContent || from.Role() == source.ReadReplica,
+	}
 	var out *encode.Writer
 	var rows rowCounter
-	s.extracted, err = a.db.Extract(ctx, source.ExtractRequest{
+	s.extracted, err = from.Extract(ctx, source.ExtractRequest{
 		Table: a.table, Key: a.batch.KeyColumns, Range: a.batch.Range, MaxRows: maxRows,
-		Content: a.table.DeleteGuard == config.DeleteGuardContent, Timeout: w.Config.Worker.BatchTimeout,
+		Content: s.content, Timeout: w.Config.Worker.BatchTimeout,
 	}, func(t *source.Table) (io.Writer, error) {
 		columns, key := t.Encoding()
 		var err error
 		out, err = encode.NewWriter(spoolWriter{a.progress.counted(f), w.spoolDir()}, encode.Options{
-			Columns: columns, Key: key, Content: a.table.DeleteGuard == config.DeleteGuardContent,
+			Columns: columns, Key: key, Content: s.content,
 			Compression: a.table.Compression, Level: a.table.CompressionLevel, MaxRawBytes: a.table.MaxBatchBytes,
 		})
 		rows.Writer = out
@@ -144,7 +168,7 @@ func (w *Worker) read(ctx context.Context, a *attempt, maxRows int64) (*spool, e
 	a.timings.Compress += s.object.Compress.Seconds()
 	a.timings.Query += max(elapsed-s.object.Serialize, 0).Seconds()
 	a.progress.holds(s.object.Rows, s.object.StoredBytes)
-	a.log.Debug("rows read", zap.Int64("rows", s.object.Rows), zap.Int64("bytes", s.object.RawBytes), zap.Duration("duration", elapsed))
+	a.log.Debug("rows read", zap.Int64("rows", s.object.Rows), zap.Int64("bytes", s.object.RawBytes), zap.String("from", s.readFrom), zap.Duration("duration", elapsed))
 	return s, nil
 }
 

@@ -28,6 +28,9 @@ import (
 func (w *Worker) record(ctx context.Context, a *attempt) error {
 	began := time.Now()
 	o := a.batch.Object
+	if err := w.deletedAt(ctx, a); err != nil {
+		return err
+	}
 	err := w.putManifest(ctx, o)
 	if errors.Is(err, objstore.ErrDifferent) && w.committedBefore(ctx, a) {
 		err = nil
@@ -65,6 +68,20 @@ func (w *Worker) record(ctx context.Context, a *attempt) error {
 		zap.Float64("verify", t.Verify), zap.Float64("delete", t.Delete), zap.Float64("record", t.Record), zap.Float64("total", t.Total))
 	if w.OnBatch != nil {
 		w.OnBatch(Done{Database: a.batch.Database, Schema: a.batch.Schema, Table: a.batch.Table, Rows: o.Rows, Bytes: o.StoredBytes, Timings: t})
+	}
+	return nil
+}
+
+// deletedAt finds out where in the WAL the delete lies if that was not heard. A replica
+// that has not replayed it is not read: it would show rows that are archived, and should a
+// delete of these have an unknown outcome, they would be found gone and count as its own.
+func (w *Worker) deletedAt(ctx context.Context, a *attempt) error {
+	if a.lsn != "" {
+		return nil
+	}
+	var err error
+	if a.lsn, err = a.db.WALPosition(ctx); err != nil {
+		return fmt.Errorf("the rows are deleted, their object is whole, it is not known how far a replica must be for that: %w", err)
 	}
 	return nil
 }

@@ -135,7 +135,7 @@ func (a *attempt) objectRecord(w *Worker, s *spool, object *stored) (ledger.Obje
 		Columns: columns, PrimaryKey: x.Table.PrimaryKey,
 		Source: layout.Source{
 			SystemIdentifier: x.Identity.SystemID, Timeline: x.Identity.Timeline, ServerVersion: x.ServerVersion,
-			Snapshot: x.Snapshot, RowDigest: s.object.Digest.String(),
+			Snapshot: x.Snapshot, RowDigest: s.object.Digest.String(), ReadFrom: s.readFrom,
 		},
 		CreatedAt: time.Now().UTC(),
 	}.Bytes()
@@ -145,7 +145,7 @@ func (a *attempt) objectRecord(w *Worker, s *spool, object *stored) (ledger.Obje
 	return ledger.Object{
 		Key: object.Key, VersionID: object.VersionID, Rows: s.object.Rows, RawBytes: s.object.RawBytes, StoredBytes: s.object.StoredBytes,
 		RawSHA256: s.object.RawSHA256, SHA256: s.object.StoredSHA256, Digest: s.object.Digest,
-		ContentGuard: a.table.DeleteGuard == config.DeleteGuardContent, Fingerprint: x.Table.Fingerprint,
+		ContentGuard: s.content, ReadFrom: s.readFrom, Fingerprint: x.Table.Fingerprint,
 		SystemID: x.Identity.SystemID, Timeline: x.Identity.Timeline, Compression: a.table.Compression,
 		ManifestKey: object.manifestKey, Manifest: string(manifest),
 	}, nil

@@ -49,6 +49,7 @@ type Worker struct {
 	freed       chan struct{} // a batch has ended: a seat may be free
 	gate        *throttle.Gate
 	preflighted sync.Map // table and fingerprint -> looked at by this process
+	replicas    sync.Map // table -> source.ReplicaTrouble that was last logged
 }
 
 // Timeout implements river.Worker. It is finite: River never rescues a job
@@ -68,6 +69,7 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[jobs.BatchArgs]) error
 	w.running.start(job.ID)
 	defer w.running.end(job.ID)
 	a := &attempt{job: job, log: withJobLog(ctx, w.Log.With(zap.Int64("batch_id", job.Args.BatchID), zap.Int64("job_id", job.ID))), began: time.Now()}
+	ctx = source.WithBatch(ctx, job.Args.BatchID)
 	w.startReport(ctx, a)
 	return w.outcome(ctx, a, w.try(ctx, a))
 }

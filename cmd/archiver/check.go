@@ -22,10 +22,10 @@ func (c *cli) checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Look at everything that could go wrong, and change nothing",
 		Long: `Look at everything that archiving needs, and report all that is found at once: the
-configuration, the control database and its schema, each source database, and for each
-table its key, indexes, foreign keys, triggers, policies, replication and this role's
-privileges; the bucket (one small object is written, read back, and kept); the spool
-folder. Nothing else is written anywhere.
+configuration, the control database and its schema, each source database and its read
+replica, and for each table its key, indexes, foreign keys, triggers, policies, replication
+and this role's privileges; the bucket (one small object is written, read back, and kept);
+the spool folder. Nothing else is written anywhere.
 
 Severities: refuse (the table is not archived before this is settled), warn (know this
 first), info.
@@ -290,7 +290,7 @@ func checkSource(ctx context.Context, d config.Database, tables []config.Table) 
 	if err := db.Ping(ctx); err != nil {
 		return []checkFinding{trouble("", err)}
 	}
-	var out []checkFinding
+	out := checkReplica(ctx, db, tables)
 	overlaps, err := db.Overlaps(ctx, d.Tables)
 	if err != nil {
 		out = append(out, trouble("", err))

@@ -12,6 +12,7 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/fleet"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/source"
 )
 
 func (c *cli) jobsShowCommand() *cobra.Command {
@@ -85,6 +86,7 @@ type jobObject struct {
 	Rows      int64   `json:"rows"`
 	Bytes     int64   `json:"bytes"`
 	SHA256    string  `json:"sha256"`
+	ReadFrom  string  `json:"read_from"`
 }
 
 type jobError struct {
@@ -101,7 +103,7 @@ func jobDocumentOf(d *fleet.Detail) jobDocument {
 	}
 	if o := d.Batch.Object; o != nil {
 		doc.Object = &jobObject{
-			Key: o.Key, VersionID: nullable(o.VersionID), State: string(o.State), Rows: o.Rows, Bytes: o.StoredBytes, SHA256: fmt.Sprintf("%x", o.SHA256),
+			Key: o.Key, VersionID: nullable(o.VersionID), State: string(o.State), Rows: o.Rows, Bytes: o.StoredBytes, SHA256: fmt.Sprintf("%x", o.SHA256), ReadFrom: o.ReadFrom,
 		}
 	}
 	for _, e := range d.Errors {
@@ -124,6 +126,7 @@ func (c *cli) printJob(d *fleet.Detail) error {
 		if o.VersionID != "" {
 			line("", "version %s", o.VersionID)
 		}
+		line("read from", "%s", readFromWords(o))
 	}
 	if d.Worker != "" {
 		line("worker", "%s", d.Worker)
@@ -167,6 +170,13 @@ func rangeWords(b *ledger.Batch) string {
 		from = "from " + *b.Range.FromTS + " (included)"
 	}
 	return fmt.Sprintf("by (%s), %s up to (%s), included", strings.Join(b.KeyColumns, ", "), from, strings.Join(b.Range.To, ", "))
+}
+
+func readFromWords(o *ledger.Object) string {
+	if o.ReadFrom == source.ReadReplica {
+		return "the read replica; the delete compares identity and content of each row with the primary"
+	}
+	return "the primary"
 }
 
 func stageWords(s ledger.State) string {

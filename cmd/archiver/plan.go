@@ -249,6 +249,12 @@ func (c *cli) printPlan(p planned, dryRun bool) {
 			c.printf("  already open   %s with %s; only what lies beyond them is planned\n", plural(plan.Open.OpenBatches, "batch", "batches"), plural(plan.Open.OpenRows, "row", "rows"))
 		}
 		switch {
+		case plan.PassedOver != nil:
+			c.printf("  read from      the %s: %s\n", plan.ReadFrom, flat(plan.PassedOver))
+		case plan.ReadFrom == source.ReadReplica:
+			c.printf("  read from      the %s\n", plan.ReadFrom)
+		}
+		switch {
 		case dryRun:
 			c.printf("  dry run        nothing was written\n")
 		case plan.Enqueued > 0:

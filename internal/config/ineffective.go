@@ -11,9 +11,6 @@ import (
 func notYet() []string {
 	return []string{
 		adaptiveKey,
-		"read_replica",
-		"max_replica_lag_mb",
-		"replica_fallback",
 		"vacuum_after_archival",
 		"vacuum_mode",
 		"parallel_databases",

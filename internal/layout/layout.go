@@ -134,6 +134,7 @@ type Source struct {
 	ServerVersion    string `json:"server_version"`
 	Snapshot         string `json:"snapshot"`
 	RowDigest        string `json:"row_digest"` // of (tableoid, ctid, xmin); see package digest
+	ReadFrom         string `json:"read_from"`  // primary or replica; then the digest covers what the rows hold, too
 }
 
 // Bytes is the manifest as it is stored: the same manifest, the same bytes.

@@ -40,6 +40,7 @@ type Object struct {
 	RawSHA256, SHA256     [32]byte
 	Digest                digest.Digest
 	ContentGuard          bool
+	ReadFrom              string // source.Primary or source.ReadReplica
 	Fingerprint           string
 	SystemID, Timeline    string
 	Compression           string
@@ -50,7 +51,7 @@ const batchSelect = `
 SELECT b.id, b.run_id, b.table_id, b.job_id, t.database, t.schema, t.name, r.key_columns, r.cutoff_value, r.cutoff,
        b.state, b.failed, b.attempt, b.mismatches, b.from_ts, b.after_key, b.to_key, b.partition, b.rows_planned,
        o.id, o.attempt, o.state, o.key, o.version_id, o.rows, o.raw_bytes, o.stored_bytes, o.raw_sha256, o.sha256,
-       o.digest, o.content_guard, o.fingerprint, o.system_identifier, o.timeline, o.compression, o.manifest_key, o.manifest
+       o.digest, o.content_guard, o.read_from, o.fingerprint, o.system_identifier, o.timeline, o.compression, o.manifest_key, o.manifest
 FROM %s b
 JOIN {s}.run r ON r.id = b.run_id
 JOIN {s}.archive_table t ON t.id = b.table_id
@@ -81,7 +82,7 @@ func (l *Ledger) scanBatch(ctx context.Context, q querier, sql string, args ...a
 		o    Object
 		oid  *int64
 		oatt *int
-		text [10]*string // the object's text columns are null when there is none
+		text [11]*string // the object's text columns are null when there is none
 		num  [3]*int64
 		raw  []byte
 		sum  []byte
@@ -91,7 +92,7 @@ func (l *Ledger) scanBatch(ctx context.Context, q querier, sql string, args ...a
 		&b.ID, &b.RunID, &b.TableID, &b.JobID, &b.Database, &b.Schema, &b.Table, &b.KeyColumns, &b.CutoffValue, &b.Cutoff,
 		&b.State, &b.Failed, &b.Attempt, &b.Mismatches, &b.Range.FromTS, &b.Range.After, &b.Range.To, &b.Partition, &b.RowsPlanned,
 		&oid, &oatt, &text[0], &text[1], &text[2], &num[0], &num[1], &num[2], &raw, &sum,
-		&text[3], &cg, &text[4], &text[5], &text[6], &text[7], &text[8], &text[9])
+		&text[3], &cg, &text[10], &text[4], &text[5], &text[6], &text[7], &text[8], &text[9])
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrNotFound
 	}
@@ -111,7 +112,7 @@ func (l *Ledger) scanBatch(ctx context.Context, q querier, sql string, args ...a
 	o = Object{
 		ID: *oid, Attempt: *oatt, State: ObjectState(*text[0]), Key: *text[1], VersionID: *text[2],
 		Rows: *num[0], RawBytes: *num[1], StoredBytes: *num[2], RawSHA256: [32]byte(raw), SHA256: [32]byte(sum),
-		Digest: d, ContentGuard: *cg, Fingerprint: *text[4], SystemID: *text[5], Timeline: *text[6],
+		Digest: d, ContentGuard: *cg, ReadFrom: *text[10], Fingerprint: *text[4], SystemID: *text[5], Timeline: *text[6],
 		Compression: *text[7], ManifestKey: *text[8],
 	}
 	if text[9] != nil {

@@ -22,6 +22,7 @@ type Table struct {
 	// Open batches: neither archived nor empty nor cancelled.
 	OpenBatches, OpenRows int64
 	OpenKeyColumns        []string // of the newest run that has one; nil without
+	LastDelete            string   // as LastDelete returns it
 }
 
 // FindTable reads the row of a table without creating one; the zero Table means
@@ -30,11 +31,12 @@ func (l *Ledger) FindTable(ctx context.Context, database, schema, name string) (
 	var t Table
 	err := l.Pool.QueryRow(ctx, l.SQL(`
 		SELECT t.id, t.plan_seq, t.planned_to, count(b.id), coalesce(sum(b.rows_planned), 0),
-		       (SELECT r.key_columns FROM {s}.run r WHERE r.id = max(b.run_id))
+		       (SELECT r.key_columns FROM {s}.run r WHERE r.id = max(b.run_id)),
+		       coalesce(t.last_delete_lsn::text, '')
 		FROM {s}.archive_table t
 		LEFT JOIN {s}.batch b ON b.table_id = t.id AND b.state IN ('planned', 'verified', 'deleting')
 		WHERE (t.database, t.schema, t.name) = ($1, $2, $3) GROUP BY t.id`), database, schema, name).
-		Scan(&t.ID, &t.PlanSeq, &t.PlannedTo, &t.OpenBatches, &t.OpenRows, &t.OpenKeyColumns)
+		Scan(&t.ID, &t.PlanSeq, &t.PlannedTo, &t.OpenBatches, &t.OpenRows, &t.OpenKeyColumns, &t.LastDelete)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Table{}, nil
 	}
@@ -42,6 +44,17 @@ func (l *Ledger) FindTable(ctx context.Context, database, schema, name string) (
 		return Table{}, fmt.Errorf("read the ledger's row of %s.%s.%s: %w", database, schema, name, err)
 	}
 	return t, nil
+}
+
+// LastDelete is a position in the source's WAL at or behind every delete of the table
+// that is recorded as archived; empty if there is none.
+func (l *Ledger) LastDelete(ctx context.Context, tableID int64) (string, error) {
+	var lsn string
+	err := l.Pool.QueryRow(ctx, l.SQL(`SELECT coalesce(last_delete_lsn::text, '') FROM {s}.archive_table WHERE id = $1`), tableID).Scan(&lsn)
+	if err != nil {
+		return "", fmt.Errorf("ledger: read the last delete of table %d: %w", tableID, err)
+	}
+	return lsn, nil
 }
 
 // EnsureTable creates the row of a table if there is none and returns its id.

@@ -36,10 +36,10 @@ func (l *Ledger) RecordVerified(ctx context.Context, b *Batch, o Object) error {
 		}
 		return tx.QueryRow(ctx, l.SQL(`
 			INSERT INTO {s}.object (batch_id, attempt, key, version_id, rows, raw_bytes, stored_bytes, raw_sha256, sha256,
-				digest, content_guard, fingerprint, system_identifier, timeline, compression, manifest_key, manifest)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) RETURNING id`),
+				digest, content_guard, fingerprint, system_identifier, timeline, compression, manifest_key, manifest, read_from)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce(nullif($18, ''), 'primary')) RETURNING id`),
 			b.ID, b.Attempt, o.Key, o.VersionID, o.Rows, o.RawBytes, o.StoredBytes, o.RawSHA256[:], o.SHA256[:],
-			o.Digest.String(), o.ContentGuard, o.Fingerprint, o.SystemID, o.Timeline, o.Compression, o.ManifestKey, o.Manifest,
+			o.Digest.String(), o.ContentGuard, o.Fingerprint, o.SystemID, o.Timeline, o.Compression, o.ManifestKey, o.Manifest, o.ReadFrom,
 		).Scan(&o.ID)
 	})
 	if err != nil {
@@ -122,7 +122,8 @@ func (l *Ledger) setAside(ctx context.Context, tx pgx.Tx, b *Batch, fate ObjectS
 	return nil
 }
 
-// Archived moves deleting -> archived in tx, which also completes the job.
+// Archived moves deleting -> archived in tx, which also completes the job. deleteLSN is a
+// position in the source's WAL at or behind the commit of the delete.
 func (l *Ledger) Archived(ctx context.Context, tx pgx.Tx, b *Batch, deleteLSN string, t Timings) error {
 	if err := l.cas(ctx, tx, "finish", b, `
 		UPDATE {s}.batch SET state = 'archived', failed = false, mismatches = 0, rows = $3, stored_bytes = $4, delete_lsn = nullif($5, '')::pg_lsn,

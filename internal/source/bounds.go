@@ -21,6 +21,7 @@ type Cutoff struct {
 
 // Cutoff returns now() - retention, or earlier if that is given and is earlier.
 func (d *DB) Cutoff(ctx context.Context, table *Table, earlier *time.Time) (Cutoff, error) {
+	ctx = doing(ctx, "cutoff", table.Config)
 	var c Cutoff
 	instant := "least(now() - " + interval(table.Config.Retention) + ", $1::timestamptz)"
 	err := d.inTx(ctx, readOnly, "", func(t *tx) error {
@@ -36,6 +37,7 @@ func (d *DB) Cutoff(ctx context.Context, table *Table, earlier *time.Time) (Cuto
 // is configured now. It is asked again at each attempt, since the configuration
 // may have changed after planning.
 func (d *DB) PastRetention(ctx context.Context, table *Table, value string) (bool, error) {
+	ctx = doing(ctx, "check", table.Config)
 	var past bool
 	err := d.inTx(ctx, readOnly, "", func(t *tx) error {
 		lit, err := t.keyLiterals(ctx, table.Key[:1], []string{value})
@@ -73,6 +75,7 @@ const walkTime = time.Second
 // A page that starts a folder is bounded below by the folder's start, so that a
 // row that arrives late cannot end up in another month's folder.
 func (d *DB) Walk(ctx context.Context, table *Table, after []string, cutoff string, rows int, yield func(Page) error) error {
+	ctx = doing(ctx, "plan", table.Config)
 	w := walk{table: table, after: after, cutoff: cutoff, rows: rows}
 	for !w.done {
 		err := d.inTx(ctx, readOnly, "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0", func(t *tx) error {
@@ -264,6 +267,7 @@ type Size struct {
 
 // Size reads sizes and the oldest value of the timestamp column.
 func (d *DB) Size(ctx context.Context, table *Table) (Size, error) {
+	ctx = doing(ctx, "size", table.Config)
 	var s Size
 	err := d.inTx(ctx, readOnly, "", func(t *tx) error {
 		if err := t.conn.QueryRow(ctx, `

@@ -324,6 +324,7 @@ func (t *tx) stillTheSame(ctx context.Context, table *Table, fingerprint string)
 
 // Describe reads the table in a transaction of its own.
 func (d *DB) Describe(ctx context.Context, c config.Table) (*Table, error) {
+	ctx = doing(ctx, "describe", c)
 	var out *Table
 	err := d.inTx(ctx, readOnly, "", func(t *tx) error {
 		var err error

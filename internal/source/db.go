@@ -11,36 +11,61 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/config"
 )
 
-// DB is a source database: the pool of connections to its primary.
+// DB is a source database: a pool of connections to its primary, and one to its read
+// replica if it has one. Each of the two holds at most connection_pool_size.
+//
+// What Reader returns for the replica is a DB too: a view whose reading methods go
+// there, each transaction after a look whether it is still what Reader has found.
 type DB struct {
-	Name string
-	Pool *pgxpool.Pool
+	Name    string
+	Pool    *pgxpool.Pool // to the primary; in a view, to the replica
+	replica *replica      // nil without one, and in a view
+	view    *fitness      // in a view: what the replica must be
 }
 
-// Open prepares the pool of a source database. It does not connect; Ping does.
+// Open prepares the pools of a source database. It does not connect; Ping does.
 // session is the application_name, so that a DBA sees who holds it; see WorkerSession.
 func Open(ctx context.Context, c config.Database, session string) (*DB, error) {
-	pc, err := pgxpool.ParseConfig(c.Primary.Reveal())
+	pool, err := openPool(ctx, c.Primary, c.PoolSize, session, 10*time.Second)
 	if err != nil {
 		return nil, fmt.Errorf("database %s: %w", c.Name, err)
 	}
-	pc.MaxConns = int32(c.PoolSize)
+	d := &DB{Name: c.Name, Pool: pool}
+	if c.Replica == "" {
+		return d, nil
+	}
+	if pool, err = openPool(ctx, c.Replica, c.PoolSize, session, lookTimeout); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("read replica of database %s: %w", c.Name, err)
+	}
+	d.replica = &replica{pool: pool}
+	return d, nil
+}
+
+func openPool(ctx context.Context, url config.Secret, size int, session string, patience time.Duration) (*pgxpool.Pool, error) {
+	pc, err := pgxpool.ParseConfig(url.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	pc.MaxConns = int32(size)
 	// Statements carry literals and are run once: preparing them gains nothing and
 	// breaks behind PgBouncer in transaction mode.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	pc.ConnConfig.RuntimeParams["application_name"] = session
 	if pc.ConnConfig.ConnectTimeout == 0 {
-		pc.ConnConfig.ConnectTimeout = 10 * time.Second
+		pc.ConnConfig.ConnectTimeout = patience
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, pc)
-	if err != nil {
-		return nil, fmt.Errorf("database %s: %w", c.Name, err)
-	}
-	return &DB{Name: c.Name, Pool: pool}, nil
+	pc.PingTimeout = patience // of a connection that was idle, over a way that may swallow packets by now
+	return pgxpool.NewWithConfig(ctx, pc)
 }
 
-// Close ends all connections.
-func (d *DB) Close() { d.Pool.Close() }
+// Close ends all connections. A view is not closed.
+func (d *DB) Close() {
+	d.Pool.Close()
+	if d.replica != nil {
+		d.replica.pool.Close()
+	}
+}
 
 // MinServerVersion is the oldest server_version_num that is supported.
 const MinServerVersion = 140000
@@ -91,7 +116,7 @@ SET LOCAL jit = off`
 
 // tx is a transaction with pinned settings on one connection.
 type tx struct {
-	conn *pgx.Conn
+	conn *conn
 	done bool
 }
 
@@ -99,12 +124,27 @@ type tx struct {
 // calls commit itself, since only it knows what a lost answer to COMMIT means.
 // settings are further SET LOCAL statements, each with a leading semicolon.
 func (d *DB) inTx(ctx context.Context, mode, settings string, fn func(*tx) error) error {
+	err := d.transact(ctx, mode, settings, fn)
+	if d.view != nil {
+		return d.blameReplica(ctx, err)
+	}
+	return err
+}
+
+func (d *DB) transact(ctx context.Context, mode, settings string, fn func(*tx) error) error {
 	c, err := d.Pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("connect to database %s: %w", d.Name, err)
 	}
 	defer c.Release()
-	t := &tx{conn: c.Conn()}
+	t := &tx{conn: &conn{Conn: c.Conn(), comment: commentOf(ctx)}}
+	if d.view != nil {
+		// On this very connection, as the address may lead to another server each time;
+		// and before the snapshot is taken, which must not be older than the answer.
+		if err := d.stillFit(ctx, t.conn); err != nil {
+			return err
+		}
+	}
 	defer t.rollback(ctx)
 	// One round trip, and no snapshot yet: BEGIN and SET take none.
 	if _, err := t.conn.Exec(ctx, mode+pinned+settings, pgx.QueryExecModeSimpleProtocol); err != nil {

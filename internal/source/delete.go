@@ -89,6 +89,7 @@ func (e *CommitUnknownError) Unwrap() error { return e.Err }
 // DELETE returned are those of the object. After a *CommitUnknownError the outcome
 // must be found out with Resolve; any other error means that nothing was deleted.
 func (d *DB) Delete(ctx context.Context, r DeleteRequest) (DeleteResult, error) {
+	ctx = doing(ctx, "delete", r.Table)
 	var res DeleteResult
 	settings := "; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '500ms'; SET LOCAL idle_in_transaction_session_timeout = '5s'" +
 		"; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
@@ -228,7 +229,7 @@ func (t *tx) digestOf(ctx context.Context, sql string, content bool) (digest.Dig
 	if !content {
 		formats, widths = formats[:3], widths[:3]
 	}
-	rows := t.conn.PgConn().ExecParams(ctx, sql, nil, nil, nil, formats)
+	rows := t.conn.PgConn().ExecParams(ctx, t.conn.comment+sql, nil, nil, nil, formats)
 	var d digest.Digest
 	for rows.NextRow() {
 		raw := rows.Values()
@@ -255,11 +256,11 @@ func (t *tx) digestOf(ctx context.Context, sql string, content bool) (digest.Dig
 	return d, nil
 }
 
-// walPosition is read after the commit, so it lies at or behind the delete. Not
-// knowing it harms nothing but the replica gate, which then waits longer.
-func walPosition(ctx context.Context, conn *pgx.Conn) string {
+// walPosition is read after the commit, so it lies at or behind the delete. It is empty
+// when the connection is lost by now; WALPosition asks again over another.
+func walPosition(ctx context.Context, c *conn) string {
 	var lsn string
-	if err := conn.QueryRow(ctx, `SELECT pg_current_wal_lsn()::text`).Scan(&lsn); err != nil {
+	if err := c.QueryRow(ctx, `SELECT pg_current_wal_lsn()::text`).Scan(&lsn); err != nil {
 		return ""
 	}
 	return lsn

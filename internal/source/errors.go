@@ -25,6 +25,10 @@ const (
 
 // Classify sorts an error by SQLSTATE, never by its text.
 func Classify(err error) Trouble {
+	var replica *ReplicaError
+	if errors.As(err, &replica) {
+		return Unavailable // whatever it was: the primary was not asked
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch pg.Code {

@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -51,7 +52,14 @@ func (e *KeyChangedError) Error() string {
 // writer that open returns once the columns are known. Row by row it is tableoid,
 // ctid, xmin, the content hash if asked for, and then the columns. The
 // transaction is read-only and has ended when Extract returns.
+//
+// In a view of the replica it wants r.Content, without which its rows could not be told
+// from others of a standby that has gone another way; Identity is the primary's.
 func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (io.Writer, error), rows func() int64) (*Extracted, error) {
+	if d.view != nil && !r.Content {
+		return nil, errors.New("read the rows: a replica is read with their content hash only")
+	}
+	ctx = doing(ctx, "read", r.Table)
 	var out Extracted
 	// A sequential scan and a sort would read the whole table for one batch.
 	settings := "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
@@ -70,12 +78,12 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 			return err
 		}
 		out.Table = table
-		if out.Identity, err = t.identity(ctx); err != nil {
+		if out.Identity, err = d.identityOf(ctx, t); err != nil {
 			return err
 		}
-		var seen string // WAL position behind every commit that the snapshot sees
-		if err := t.conn.QueryRow(ctx, `SELECT current_setting('server_version'), pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text`).
-			Scan(&out.ServerVersion, &out.Snapshot, &seen); err != nil {
+		var seen string // WAL position behind every commit that the snapshot sees; a standby has none of its own
+		if err := t.conn.QueryRow(ctx, `SELECT current_setting('server_version'), pg_current_snapshot()::text,
+			CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_current_wal_insert_lsn()::text END`).Scan(&out.ServerVersion, &out.Snapshot, &seen); err != nil {
 			return fmt.Errorf("read the snapshot: %w", err)
 		}
 		where, err := t.predicate(ctx, table, r.Range)
@@ -86,7 +94,7 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 		if err != nil {
 			return err
 		}
-		if _, err := t.conn.PgConn().CopyTo(ctx, w, table.copySQL(where, r)); err != nil {
+		if _, err := t.conn.PgConn().CopyTo(ctx, w, t.conn.comment+table.copySQL(where, r)); err != nil {
 			return err
 		}
 		if err := failpoint.Hit(ctx, "extract:copied"); err != nil {
@@ -96,6 +104,9 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 			if out.Cut, err = t.cut(ctx, table, where, r.MaxRows); err != nil {
 				return err
 			}
+		}
+		if d.view != nil {
+			return nil // what reaches a standby is on the primary's disk
 		}
 		return t.onDisk(ctx, seen)
 	})
@@ -193,6 +204,7 @@ func (t *tx) cut(ctx context.Context, table *Table, where string, n int64) ([]st
 // Middle returns the key of the row in the middle of a range, to bisect it; nil
 // if it holds fewer than two rows.
 func (d *DB) Middle(ctx context.Context, c config.Table, r keyrange.Range) (key []string, below, above int64, err error) {
+	ctx = doing(ctx, "bisect", c)
 	err = d.inTx(ctx, readOnly, "; SET LOCAL enable_seqscan = off", func(t *tx) error {
 		table, err := t.describe(ctx, c)
 		if err != nil {

@@ -70,6 +70,7 @@ func Refusals(findings []Finding) []Finding {
 // finding that the configuration allows is reported as information. The Table is
 // nil when it is not there.
 func (d *DB) Preflight(ctx context.Context, c config.Table) (*Table, []Finding, error) {
+	ctx = doing(ctx, "preflight", c)
 	var table *Table
 	var findings []Finding
 	err := d.inTx(ctx, readOnly, "", func(t *tx) error {

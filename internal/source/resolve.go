@@ -40,6 +40,7 @@ const lookupRows = 1000
 // transaction ids or from what was last known. rows must come from local storage:
 // no lock is held while the network is read.
 func (d *DB) Resolve(ctx context.Context, r DeleteRequest, rows RowReader) (Fate, string, error) {
+	ctx = doing(ctx, "resolve", r.Table)
 	var fate Fate
 	var lsn string
 	settings := "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '5s'; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
@@ -115,6 +116,7 @@ func (d *DB) Resolve(ctx context.Context, r DeleteRequest, rows RowReader) (Fate
 // AnyLeft says whether the table still has a row with the key of one of rows. It is for
 // reports; the answer can be out of date at once.
 func (d *DB) AnyLeft(ctx context.Context, c config.Table, rows RowReader) (bool, error) {
+	ctx = doing(ctx, "look up", c)
 	var left bool
 	err := d.inTx(ctx, readOnly, "; SET LOCAL enable_seqscan = off", func(t *tx) error {
 		table, err := t.describe(ctx, c)
