@@ -55,20 +55,26 @@ type result struct {
 	Phases  map[string]float64 `json:"phases"`
 	PeakMB  float64            `json:"peak_rss_mb"`
 	Stored  int64              `json:"stored_bytes"`
+	CPU     float64            `json:"cpu_seconds"`          // of the contender's own processes
+	DBCPU   float64            `json:"database_cpu_seconds"` // of all processes of the server
+	S3CPU   float64            `json:"s3_cpu_seconds"`
+	WAL     float64            `json:"wal_bytes_per_row"`
 }
 
 type bench struct {
-	archiver string
-	rows     int
-	pg       *localserver.Postgres
-	s3       *localserver.S3
-	dir      string
+	archiver   string
+	rows       int
+	statements int
+	pg         *localserver.Postgres
+	s3         *localserver.S3
+	dir        string
 }
 
 func main() {
 	var b bench
 	flag.StringVar(&b.archiver, "archiver", "bin/archiver", "the binary to measure")
 	flag.IntVar(&b.rows, "rows", 1_000_000, "rows of about 450 bytes")
+	flag.IntVar(&b.statements, "statements", 0, "print so many of the statements that cost the server most")
 	asJSON := flag.Bool("json", false, "print JSON")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -99,9 +105,14 @@ func (b *bench) run(ctx context.Context) (_ []result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	b.pg, err = localserver.StartPostgres(ctx, localserver.PostgresOptions{Settings: map[string]string{
+	settings := map[string]string{
 		"fsync": "on", "synchronous_commit": "on", "shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "30min", "wal_level": "replica",
-	}})
+	}
+	if b.statements > 0 {
+		settings["shared_preload_libraries"] = "pg_stat_statements"
+		settings["pg_stat_statements.track_planning"] = "on"
+	}
+	b.pg, err = localserver.StartPostgres(ctx, localserver.PostgresOptions{Settings: settings})
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +154,21 @@ func (b *bench) run(ctx context.Context) (_ []result, err error) {
 		if err := b.sql(ctx, "postgres", "CHECKPOINT"); err != nil {
 			return nil, err
 		}
+		if b.statements > 0 {
+			if err := b.sql(ctx, "postgres", "CREATE EXTENSION IF NOT EXISTS pg_stat_statements; SELECT pg_stat_statements_reset()"); err != nil {
+				return nil, err
+			}
+		}
+		before := b.account(ctx)
 		r, err := contender.run(ctx, db)
+		after := b.account(ctx)
+		r.DBCPU, r.S3CPU, r.CPU = after.db-before.db, after.s3-before.s3, r.CPU+after.own-before.own
+		if b.statements > 0 {
+			if err := b.printStatements(ctx); err != nil {
+				return nil, err
+			}
+		}
+		r.WAL = (after.wal - before.wal) / float64(b.rows)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", contender.name, err)
 		}
@@ -160,6 +185,56 @@ func (b *bench) run(ctx context.Context) (_ []result, err error) {
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// printStatements shows where the server's time went.
+func (b *bench) printStatements(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, b.pg.DSN("postgres"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // only read
+	rows, err := conn.Query(ctx, `SELECT calls, plans, total_plan_time, total_exec_time, left(regexp_replace(query, '\s+', ' ', 'g'), 110)
+		FROM pg_stat_statements ORDER BY total_plan_time + total_exec_time DESC LIMIT $1`, b.statements)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	fmt.Fprintf(os.Stderr, "%8s %8s %10s %10s  %s\n", "calls", "plans", "plan ms", "exec ms", "statement")
+	for rows.Next() {
+		var calls, plans int64
+		var plan, exec float64
+		var query string
+		if err := rows.Scan(&calls, &plans, &plan, &exec, &query); err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "%8d %8d %10.1f %10.1f  %s\n", calls, plans, plan, exec, query)
+	}
+	return rows.Err()
+}
+
+type account struct{ db, s3, own, wal float64 }
+
+func (b *bench) account(ctx context.Context) account {
+	a := account{db: cpuOf(b.pg.Pid()), s3: cpuOf(b.s3.Pid), own: ownCPU()}
+	conn, err := pgx.Connect(ctx, b.pg.DSN("postgres"))
+	if err == nil {
+		_ = conn.QueryRow(ctx, "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn").Scan(&a.wal)
+		_ = conn.Close(ctx)
+	}
+	return a
+}
+
+// ownCPU is of this process and its ended children.
+func ownCPU() float64 {
+	var total float64
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var u syscall.Rusage
+		if syscall.Getrusage(who, &u) == nil {
+			total += time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+		}
+	}
+	return total
 }
 
 // floor is what no archiver on this server can beat.
@@ -310,9 +385,9 @@ func note(format string, args ...any) { fmt.Fprintf(os.Stderr, "· "+format+"\n"
 func (b *bench) print(w io.Writer, results []result) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(w, "%d rows, %s, %d cores, PostgreSQL %s\n\n", b.rows, runtime.GOARCH, runtime.NumCPU(), b.pg.Version)
-	fmt.Fprintln(t, "seconds\tx floor\trows/s\tpeak MB\tstored MB\tvacuum s\t")
+	fmt.Fprintln(t, "seconds\tx floor\trows/s\tpeak MB\tstored MB\tvacuum s\tcpu\tdb cpu\ts3 cpu\tall cpu\twal/row\t")
 	for _, r := range results {
-		fmt.Fprintf(t, "%.1f\t%.2f\t%.0f\t%.0f\t%.1f\t%.1f\t  %s\n", r.Seconds, r.Seconds/results[0].Seconds, float64(b.rows)/r.Seconds, r.PeakMB, float64(r.Stored)/1e6, r.Vacuum, r.Name)
+		fmt.Fprintf(t, "%.1f\t%.2f\t%.0f\t%.0f\t%.1f\t%.1f\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t  %s\n", r.Seconds, r.Seconds/results[0].Seconds, float64(b.rows)/r.Seconds, r.PeakMB, float64(r.Stored)/1e6, r.Vacuum, r.CPU, r.DBCPU, r.S3CPU, r.CPU+r.DBCPU+r.S3CPU, r.WAL, r.Name)
 	}
 	_ = t.Flush() // to a terminal or a pipe that is gone
 	for _, r := range results {

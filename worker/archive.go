@@ -25,6 +25,8 @@ type attempt struct {
 	timings ledger.Timings
 	rounds  int // times that the rows were read
 
+	described *source.Table // as this attempt has read its rows last; nil if it has not
+
 	progress progress // for River UI
 
 	// readBack: this attempt has read the batch's object back and found it whole.

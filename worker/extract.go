@@ -89,7 +89,7 @@ func (w *Worker) extract(ctx context.Context, a *attempt) (*spool, error) {
 		}
 		// It may have changed since that look, too, and the delete asks for no more than
 		// the definition that the rows were read under: that is the one to be looked at.
-		if !w.lookedAt(s.extracted.Table) {
+		if w.lookedAt(a.table, s.extracted.Table.Fingerprint) == nil {
 			_ = s.Close()
 			if a.rounds++; a.rounds > maxRounds {
 				return nil, errKeepsChanging
@@ -140,6 +140,7 @@ func (w *Worker) read(ctx context.Context, a *attempt, maxRows int64) (*spool, e
 		return nil, err
 	}
 	elapsed := time.Since(began)
+	a.described = s.extracted.Table
 	a.timings.Serialize += s.object.Serialize.Seconds()
 	a.timings.Compress += s.object.Compress.Seconds()
 	a.timings.Query += max(elapsed-s.object.Serialize, 0).Seconds()

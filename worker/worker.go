@@ -46,7 +46,7 @@ type Worker struct {
 	ledgerID    string
 	running     *running
 	freed       chan struct{} // a batch has ended: a seat may be free
-	preflighted sync.Map      // table and fingerprint -> looked at by this process
+	preflighted sync.Map      // table and fingerprint -> *source.Table, looked at by this process
 }
 
 // Timeout implements river.Worker. It is finite: River never rescues a job

@@ -88,10 +88,6 @@ func (t *Table) Encoding() (columns []encode.Column, key []int) {
 	return columns, key
 }
 
-const classSQL = `
-SELECT c.oid, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = $2`
-
 // columnsSQL reads the columns and, for each type, what it is made of: its base
 // type below domains, and whether an array, a json value, an array that cannot be
 // read back from a JSON array, or a type with a cast to json of its own is somewhere
@@ -141,13 +137,19 @@ WHERE i.indrelid = $1 AND i.indisprimary AND k.n <= i.indnkeyatts ORDER BY k.n`
 // describe reads the table in the transaction's snapshot. What it finds may be
 // unfit for archiving; preflight says so.
 func (t *tx) describe(ctx context.Context, c config.Table) (*Table, error) {
+	return t.describeKnown(ctx, c, func(string) *Table { return nil })
+}
+
+// describeKnown is describe, unless known has a table for the fingerprint. What is not in
+// the fingerprint is then as it was when that table was described: how columns are read
+// and shown, but nothing that decides which rows a statement touches.
+func (t *tx) describeKnown(ctx context.Context, c config.Table, known func(fingerprint string) *Table) (*Table, error) {
 	out := &Table{Config: c}
-	err := t.conn.QueryRow(ctx, classSQL, c.Schema, c.Name).Scan(&out.OID, &out.Kind)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, &NotFoundError{Table: c.String()}
+	if err := t.fingerprint(ctx, out); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the catalog entry of %s: %w", c, err)
+	if table := known(out.Fingerprint); table != nil {
+		return table, nil
 	}
 	rows, err := t.conn.Query(ctx, columnsSQL, out.OID)
 	if err != nil {
@@ -174,8 +176,7 @@ func (t *tx) describe(ctx context.Context, c config.Table) (*Table, error) {
 			out.Key = append(out.Key, k)
 		}
 	}
-	out.Fingerprint, err = t.fingerprint(ctx, out.OID)
-	return out, err
+	return out, nil
 }
 
 func (t *Table) column(name string) (Column, bool) {
@@ -255,8 +256,12 @@ const jsonbArrayOID = 3807
 // fingerprintSQL lists, one line each, everything in the catalogs that decides
 // what a DELETE on the table means, for the table and each of its partitions.
 const fingerprintSQL = `
-WITH rel AS (SELECT $1::oid AS oid UNION SELECT relid FROM pg_partition_tree($1::oid))
-SELECT encode(sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"), 'UTF8')), 'hex') FROM (
+WITH class AS MATERIALIZED (
+	SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2
+), rel AS MATERIALIZED (
+	SELECT oid FROM class UNION SELECT p.relid FROM class, pg_partition_tree(class.oid) p WHERE class.relkind = 'p'
+)
+SELECT (SELECT oid FROM class), (SELECT relkind::text FROM class), encode(sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"), 'UTF8')), 'hex') FROM (
 	SELECT concat_ws('|', 'class', c.oid, c.relkind, c.relpersistence, c.relam, c.relrowsecurity, c.relforcerowsecurity, c.relreplident, pg_get_expr(c.relpartbound, c.oid)) AS line
 	FROM pg_class c JOIN rel ON rel.oid = c.oid
 	UNION ALL
@@ -284,16 +289,21 @@ SELECT encode(sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"
 	SELECT concat_ws('|', 'session', current_setting('session_replication_role'))
 ) lines`
 
-// fingerprint hashes the catalog entries of the table, and leads with its oid. Equal fingerprints in the
+// fingerprint finds the table by its name, hashes its catalog entries, and leads with its oid. Equal fingerprints in the
 // read and in the delete mean that nobody added a column, a cascade, a trigger,
 // a rule or a policy in between.
-func (t *tx) fingerprint(ctx context.Context, oid uint32) (string, error) {
-	var sum string
-	err := t.conn.QueryRow(ctx, fingerprintSQL, oid).Scan(&sum)
+func (t *tx) fingerprint(ctx context.Context, out *Table) error {
+	var oid *uint32
+	var kind, sum *string
+	err := t.conn.QueryRow(ctx, fingerprintSQL, out.Config.Schema, out.Config.Name).Scan(&oid, &kind, &sum)
 	if err != nil {
-		return "", fmt.Errorf("read the catalog fingerprint: %w", err)
+		return fmt.Errorf("read the catalog fingerprint of %s: %w", out.Config, err)
 	}
-	return fmt.Sprintf("%d:%s", oid, sum), nil
+	if oid == nil {
+		return &NotFoundError{Table: out.Config.String()}
+	}
+	out.OID, out.Kind, out.Fingerprint = *oid, *kind, fmt.Sprintf("%d:%s", *oid, *sum)
+	return nil
 }
 
 // ReplacedError says that a table's name was given to another table, and that the

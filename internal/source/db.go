@@ -160,6 +160,15 @@ func (t *tx) quote(ctx context.Context, values []string) ([]string, error) {
 	return out, nil
 }
 
+// towardsRows prepares the transaction for the statement that reads or deletes the rows
+// of a range: by the index, since a sequential scan and a sort would read the whole
+// table for one batch. Not before, because on catalogs, which are small, a sequential
+// scan is often best. more are further SET LOCAL statements.
+func (t *tx) towardsRows(ctx context.Context, more string) error {
+	_, err := t.conn.Exec(ctx, "SET LOCAL enable_seqscan = off"+more, pgx.QueryExecModeSimpleProtocol)
+	return err
+}
+
 // Identity names the server and its history: rows deleted on one timeline say
 // nothing about another.
 type Identity struct{ SystemID, Timeline string }
