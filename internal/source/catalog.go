@@ -254,37 +254,39 @@ func outputText(expr string) string { return "format('%s', " + expr + ")" }
 const jsonbArrayOID = 3807
 
 // fingerprintSQL lists, one line each, everything in the catalogs that decides
-// what a DELETE on the table means, for the table and each of its partitions.
+// what a DELETE on the table means, for the table and each of its partitions. Their oids
+// are an array, since the planner takes a join with them for one with a thousand rows and
+// reads all of pg_attribute, three times a batch.
 const fingerprintSQL = `
 WITH class AS MATERIALIZED (
 	SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2
 ), rel AS MATERIALIZED (
-	SELECT oid FROM class UNION SELECT p.relid FROM class, pg_partition_tree(class.oid) p WHERE class.relkind = 'p'
+	SELECT array_agg(oid) AS oids FROM (SELECT oid FROM class UNION SELECT p.relid FROM class, pg_partition_tree(class.oid) p WHERE class.relkind = 'p') s
 )
 SELECT (SELECT oid FROM class), (SELECT relkind::text FROM class), encode(sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"), 'UTF8')), 'hex') FROM (
 	SELECT concat_ws('|', 'class', c.oid, c.relkind, c.relpersistence, c.relam, c.relrowsecurity, c.relforcerowsecurity, c.relreplident, pg_get_expr(c.relpartbound, c.oid)) AS line
-	FROM pg_class c JOIN rel ON rel.oid = c.oid
+	FROM pg_class c WHERE c.oid = ANY ((SELECT oids FROM rel)::oid[])
 	UNION ALL
 	SELECT concat_ws('|', 'column', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, a.attisdropped, a.atthasmissing, a.attmissingval::text)
-	FROM pg_attribute a JOIN rel ON rel.oid = a.attrelid WHERE a.attnum > 0
+	FROM pg_attribute a WHERE a.attrelid = ANY ((SELECT oids FROM rel)::oid[]) AND a.attnum > 0
 	UNION ALL
 	SELECT concat_ws('|', 'key', i.indexrelid, i.indrelid, i.indkey, i.indisprimary, i.indisvalid)
-	FROM pg_index i JOIN rel ON rel.oid = i.indrelid WHERE i.indisprimary
+	FROM pg_index i WHERE i.indrelid = ANY ((SELECT oids FROM rel)::oid[]) AND i.indisprimary
 	UNION ALL
 	SELECT concat_ws('|', 'inbound', k.oid, k.conrelid, k.confrelid, k.confdeltype, k.conkey, k.confkey)
-	FROM pg_constraint k JOIN rel ON rel.oid = k.confrelid WHERE k.contype = 'f'
+	FROM pg_constraint k WHERE k.confrelid = ANY ((SELECT oids FROM rel)::oid[]) AND k.contype = 'f'
 	UNION ALL
 	SELECT concat_ws('|', 'trigger', g.oid, g.tgrelid, g.tgname, g.tgtype, g.tgenabled, g.tgfoid)
-	FROM pg_trigger g JOIN rel ON rel.oid = g.tgrelid WHERE NOT g.tgisinternal OR g.tgparentid <> 0
+	FROM pg_trigger g WHERE g.tgrelid = ANY ((SELECT oids FROM rel)::oid[]) AND (NOT g.tgisinternal OR g.tgparentid <> 0)
 	UNION ALL
 	SELECT concat_ws('|', 'rule', w.oid, w.ev_class, w.ev_type, w.ev_enabled, w.is_instead)
-	FROM pg_rewrite w JOIN rel ON rel.oid = w.ev_class
+	FROM pg_rewrite w WHERE w.ev_class = ANY ((SELECT oids FROM rel)::oid[])
 	UNION ALL
 	SELECT concat_ws('|', 'policy', p.oid, p.polrelid, p.polcmd, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid))
-	FROM pg_policy p JOIN rel ON rel.oid = p.polrelid
+	FROM pg_policy p WHERE p.polrelid = ANY ((SELECT oids FROM rel)::oid[])
 	UNION ALL
 	SELECT concat_ws('|', 'child', h.inhrelid, h.inhparent)
-	FROM pg_inherits h JOIN rel ON rel.oid = h.inhparent
+	FROM pg_inherits h WHERE h.inhparent = ANY ((SELECT oids FROM rel)::oid[])
 	UNION ALL
 	SELECT concat_ws('|', 'session', current_setting('session_replication_role'))
 ) lines`

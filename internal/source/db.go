@@ -1,11 +1,14 @@
 package source
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
@@ -16,6 +19,10 @@ type DB struct {
 	Name string
 	Pool *pgxpool.Pool
 }
+
+// readBuffer is how much is read from a connection at a time. The server sends rows in
+// pieces of 8 KB, and the driver would ask for each by itself.
+const readBuffer = 64 << 10
 
 // Open prepares the pool of a source database. It does not connect; Ping does.
 // session is the application_name, so that a DBA sees who holds it; see WorkerSession.
@@ -29,6 +36,9 @@ func Open(ctx context.Context, c config.Database, session string) (*DB, error) {
 	// breaks behind PgBouncer in transaction mode.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	pc.ConnConfig.RuntimeParams["application_name"] = session
+	pc.ConnConfig.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
+	}
 	if pc.ConnConfig.ConnectTimeout == 0 {
 		pc.ConnConfig.ConnectTimeout = 10 * time.Second
 	}
