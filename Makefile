@@ -15,6 +15,8 @@ FUZZ_TIME    ?= 20s
 BENCH_FLAGS  ?= -benchtime 1s
 BENCH_ROWS   ?= 1000000
 FLEET_FLAGS  ?=
+# More flags of the benchmark; see go run ./benchmarks -help.
+BENCH        ?=
 KILLS        ?= 300
 CHAOS        ?= 10m
 SEED         ?=
@@ -93,9 +95,23 @@ model: ## Check the model of the batch protocol, docs/model, in every state (nee
 	docs/model/check.sh
 
 .PHONY: bench
-bench: deps build ## Archive BENCH_ROWS rows, beside the floor and a pipeline by hand (two minutes)
+bench: deps build bench-tools ## Archive BENCH_ROWS rows, beside the floor and a pipeline by hand (two minutes); BENCH='-shape wide -profile all' and more
+	go run ./benchmarks -archiver $(BIN)/archiver -rows $(BENCH_ROWS) -out benchmarks/results $(BENCH)
+
+.PHONY: bench-all
+bench-all: deps build bench-tools ## Three shapes, all profiles, 1, 2 and 4 replicas on slow storage (half an hour)
+	go run ./benchmarks -archiver $(BIN)/archiver -rows $(BENCH_ROWS) -profile all -out benchmarks/results
+	go run ./benchmarks -archiver $(BIN)/archiver -rows $(BENCH_ROWS) -shape narrow -out benchmarks/results
+	go run ./benchmarks -archiver $(BIN)/archiver -rows $$(($(BENCH_ROWS) / 10)) -shape wide -out benchmarks/results
+	for n in 1 2 4; do go run ./benchmarks -archiver $(BIN)/archiver -rows $$(($(BENCH_ROWS) / 5)) -only default -workers $$n -out benchmarks/results; done
+
+.PHONY: bench-curve
+bench-curve: deps build ## Archive 1 to 20 million rows: the cost of a row must not grow (an hour, 40 GB)
+	for m in 1 2 5 10 20; do go run ./benchmarks -archiver $(BIN)/archiver -rows $${m}000000 -only floor,default -out benchmarks/results; done
+
+.PHONY: bench-tools
+bench-tools:
 	@command -v pigz >/dev/null || { echo "installing pigz"; { apt-get update -q && apt-get install -y -q pigz; } || dnf install -y -q pigz || brew install pigz; } >&2
-	go run ./benchmarks -archiver $(BIN)/archiver -rows $(BENCH_ROWS)
 
 .PHONY: bench-fleet
 bench-fleet: deps ## What a fleet costs its control database: a million batches, 50 replicas (ten minutes); FLEET_FLAGS shortens it

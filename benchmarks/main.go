@@ -3,9 +3,12 @@
 // machine: a real Postgres with fsync on, a real S3 server, everything local.
 //
 //	go run ./benchmarks -archiver bin/archiver -rows 1000000
+//	go run ./benchmarks -archiver bin/archiver -shape wide -rows 100000 -profile all
+//	go run ./benchmarks -archiver bin/archiver -only default -rows 200000 -workers 4
 //
 // Absolute times depend on the machine; the ratios between the contenders of one
-// run are what to look at.
+// run are what to look at. The floor and the pipeline by hand get the VACUUM that
+// follows a big delete counted too.
 package main
 
 import (
@@ -14,15 +17,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,241 +31,207 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/localserver"
 )
 
-// loadSQL fills the table with rows of about 450 bytes each, all old enough.
-const loadSQL = `
-CREATE TABLE audit_logs (
-	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	created_at timestamptz NOT NULL,
-	actor_id uuid NOT NULL, actor text, action varchar(40) NOT NULL, entity text NOT NULL, entity_id bigint,
-	ip inet, amount numeric(14,2), success boolean NOT NULL, user_agent text, payload jsonb NOT NULL
-);
-INSERT INTO audit_logs (created_at, actor_id, actor, action, entity, entity_id, ip, amount, success, user_agent, payload)
-SELECT timestamptz '2023-01-01 00:00:00+00' + i * interval '31 seconds', md5((i %% 5000)::text)::uuid, 'user' || i %% 5000 || '@example.com',
-       (ARRAY['login','logout','order.created','order.updated','invoice.paid','password.changed'])[1 + i %% 6], 'order', i * 7 %% 900000,
-       ('10.' || i %% 200 || '.' || i %% 251 || '.' || i %% 254)::inet, (i * 37 %% 10000000)::numeric / 100, i %% 17 <> 0,
-       'Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/' || 90 + i %% 30 || '.0',
-       jsonb_build_object('request_id', md5(i::text), 'before', jsonb_build_object('state', 'pending', 'total', i %% 977), 'after', jsonb_build_object('state', 'paid', 'total', i %% 977 + 1), 'note', left(md5((i * 31)::text), 8 + (i %% 24)::int))
-FROM generate_series(1::bigint, %d) i;
-CREATE INDEX ON audit_logs (created_at, id);`
-
-// result is one contender's account.
-type result struct {
-	Name    string             `json:"name"`
-	Seconds float64            `json:"seconds"` // without vacuum
-	Vacuum  float64            `json:"vacuum_seconds"`
-	Phases  map[string]float64 `json:"phases"`
-	PeakMB  float64            `json:"peak_rss_mb"`
-	Stored  int64              `json:"stored_bytes"`
-}
-
 type bench struct {
-	archiver string
-	rows     int
-	pg       *localserver.Postgres
-	s3       *localserver.S3
-	dir      string
+	archiver, compare string
+	rows              int
+	shape             shape
+	profile           string
+	only              []string
+	workers           int
+	roundTrip         time.Duration
+	megabytes         float64
+	statements        int
+
+	pg  *localserver.Postgres
+	s3  *localserver.S3
+	dir string
+
+	before account // of the contender that runs
 }
 
 func main() {
 	var b bench
 	flag.StringVar(&b.archiver, "archiver", "bin/archiver", "the binary to measure")
-	flag.IntVar(&b.rows, "rows", 1_000_000, "rows of about 450 bytes")
+	flag.StringVar(&b.compare, "compare", "", "another binary of the archiver, to be measured too")
+	flag.IntVar(&b.rows, "rows", 1_000_000, "rows in the table")
+	shapeName := flag.String("shape", "audit", "audit (450 bytes), narrow (200) or wide (4 KB)")
+	flag.StringVar(&b.profile, "profile", "default", "default, single-batch, high-performance, memory-constrained, network-constrained, or all")
+	only := flag.String("only", "", "only these contenders, with commas: floor, hand, compare, or a profile")
+	flag.IntVar(&b.workers, "workers", 0, "so many replicas of one batch each, on slow storage, in the place of archiver run")
+	flag.DurationVar(&b.roundTrip, "storage-round-trip", 50*time.Millisecond, "of slow storage: with -workers and in the profile network-constrained")
+	flag.Float64Var(&b.megabytes, "storage-mb", 20, "MB a second of slow storage, each way, for all replicas together")
+	flag.IntVar(&b.statements, "statements", 0, "print so many of the statements that cost the server most")
 	asJSON := flag.Bool("json", false, "print JSON")
+	out := flag.String("out", "", "also write JSON to a file in this folder")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	results, err := b.run(ctx)
+	err := b.main(ctx, *shapeName, *only, *asJSON, *out)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		stop()
 		os.Exit(1) //nolint:gocritic // stop was called
 	}
-	if *asJSON {
-		_ = json.NewEncoder(os.Stdout).Encode(results) // to a terminal or a pipe that is gone
-		return
-	}
-	b.print(os.Stdout, results)
 }
 
-func (b *bench) run(ctx context.Context) (_ []result, err error) {
-	if b.archiver, err = filepath.Abs(b.archiver); err != nil {
-		return nil, err
+func (b *bench) main(ctx context.Context, shapeName, only string, asJSON bool, out string) (err error) {
+	if b.shape, err = shapeNamed(shapeName); err != nil {
+		return err
 	}
-	for _, tool := range []string{"psql", "pigz"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return nil, fmt.Errorf("%s is needed for the pipeline by hand: %w (make bench installs it)", tool, err)
+	if !slices.ContainsFunc(profiles(), func(p profile) bool { return p.name == b.profile || b.profile == "all" }) {
+		return fmt.Errorf("no profile %q", b.profile)
+	}
+	if only != "" {
+		b.only = strings.Split(only, ",")
+	}
+	for _, binary := range []*string{&b.archiver, &b.compare} {
+		if *binary == "" {
+			continue
+		}
+		if *binary, err = filepath.Abs(*binary); err != nil {
+			return err
 		}
 	}
-	if b.dir, err = os.MkdirTemp("", "archiver-bench-"); err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
-	b.pg, err = localserver.StartPostgres(ctx, localserver.PostgresOptions{Settings: map[string]string{
-		"fsync": "on", "synchronous_commit": "on", "shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "30min", "wal_level": "replica",
-	}})
+	r, err := b.run(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer func() { err = errors.Join(err, b.pg.Stop()) }()
-	b.s3, err = localserver.StartS3(ctx, localserver.S3Options{})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, b.s3.Stop()) }()
-
-	note("loading %d rows", b.rows)
-	if err := b.sql(ctx, "postgres", "CREATE DATABASE base"); err != nil {
-		return nil, err
-	}
-	if err := b.sql(ctx, "base", fmt.Sprintf(loadSQL, b.rows)); err != nil {
-		return nil, err
-	}
-	if err := b.sql(ctx, "base", "VACUUM (ANALYZE) audit_logs"); err != nil {
-		return nil, err
-	}
-	var out []result
-	for _, contender := range []struct {
-		name string
-		run  func(context.Context, string) (result, error)
-	}{
-		{"floor: ordered binary COPY to nowhere, DELETE", b.floor},
-		{"by hand: psql COPY row_to_json | pigz, upload, DELETE", b.byHand},
-		{"archiver run, default settings", func(ctx context.Context, db string) (result, error) { return b.ours(ctx, db, "{}") }},
-		{"archiver run, batch_size 1000000", func(ctx context.Context, db string) (result, error) {
-			return b.ours(ctx, db, "{batch_size: 1000000, max_batch_bytes: 10GB, partition_by: none, adaptive_batch: {max_batch_size: 1000000}}")
-		}},
-	} {
-		note("%s", contender.name)
-		db := fmt.Sprintf("contender_%d", len(out))
-		// Everyone starts from the same files, with nothing left to flush.
-		if err := b.sql(ctx, "postgres", "CREATE DATABASE "+db+" TEMPLATE base"); err != nil {
-			return nil, err
-		}
-		if err := b.sql(ctx, "postgres", "CHECKPOINT"); err != nil {
-			return nil, err
-		}
-		r, err := contender.run(ctx, db)
+	if out != "" {
+		name, err := r.save(out)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", contender.name, err)
+			return err
 		}
-		r.Name = contender.name
-		if err := b.empty(ctx, db); err != nil {
-			return nil, fmt.Errorf("%s: %w", contender.name, err)
-		}
-		if r.Vacuum, err = b.timed(func() error { return b.sql(ctx, db, "VACUUM (ANALYZE) audit_logs") }); err != nil {
-			return nil, err
-		}
-		if err := b.sql(ctx, "postgres", "DROP DATABASE "+db); err != nil {
-			return nil, err
-		}
-		out = append(out, r)
+		note("written to %s", name)
 	}
-	return out, nil
+	if asJSON {
+		return json.NewEncoder(os.Stdout).Encode(r)
+	}
+	r.print(os.Stdout)
+	return nil
 }
 
-// floor is what no archiver on this server can beat.
-func (b *bench) floor(ctx context.Context, db string) (result, error) {
-	conn, err := pgx.Connect(ctx, b.pg.DSN(db))
+func (b *bench) run(ctx context.Context) (_ *report, err error) {
+	r := &report{At: time.Now().UTC(), Commit: commit(ctx), Machine: thisMachine(), Shape: b.shape.name, Rows: b.rows, Profile: b.profile, Workers: b.workers}
+	if b.workers > 0 || b.profile == "network-constrained" || b.profile == "all" {
+		r.RoundTrip, r.Megabytes = b.roundTrip.String(), b.megabytes
+	}
+	stop, err := b.start(ctx)
 	if err != nil {
-		return result{}, err
+		return nil, err
 	}
-	defer conn.Close(ctx) //nolint:errcheck // the database is dropped next
-	r := result{Phases: map[string]float64{}}
-	r.Phases["query"], err = b.timed(func() error {
-		_, err := conn.PgConn().CopyTo(ctx, io.Discard, "COPY (SELECT * FROM audit_logs ORDER BY created_at, id) TO STDOUT (FORMAT binary)")
-		return err
-	})
-	if err != nil {
-		return r, err
+	defer func() { err = errors.Join(err, stop()) }()
+	r.PostgreSQL = b.pg.Version
+	if err := b.load(ctx, r); err != nil {
+		return nil, fmt.Errorf("load the rows: %w", err)
 	}
-	r.Phases["delete"], err = b.timed(func() error {
-		_, err := conn.Exec(ctx, "DELETE FROM audit_logs")
-		return err
-	})
-	r.Seconds = r.Phases["query"] + r.Phases["delete"]
-	return r, err
-}
-
-// byHand is the pipeline that a careful user would type: no verification.
-func (b *bench) byHand(ctx context.Context, db string) (result, error) {
-	file := filepath.Join(b.dir, "by-hand.jsonl.gz")
-	r := result{Phases: map[string]float64{}}
-	var err error
-	r.Phases["query, serialize, compress"], err = b.timed(func() error {
-		return b.shell(ctx, `set -o pipefail; psql -X -qAt -c 'COPY (SELECT row_to_json(t) FROM audit_logs t ORDER BY created_at, id) TO STDOUT' "$1" | pigz > "$2"`, b.pg.DSN(db), file)
-	})
-	if err != nil {
-		return r, err
-	}
-	r.Phases["upload"], err = b.timed(func() error { return b.upload(ctx, file) })
-	if err != nil {
-		return r, err
-	}
-	r.Phases["delete"], err = b.timed(func() error {
-		return b.shell(ctx, `psql -X -q -c 'DELETE FROM audit_logs' "$1"`, b.pg.DSN(db))
-	})
-	for _, s := range r.Phases {
-		r.Seconds += s
-	}
-	if info, err := os.Stat(file); err == nil {
-		r.Stored = info.Size()
-	}
-	return r, errors.Join(err, os.Remove(file))
-}
-
-// ours runs the binary as a user would: plan, upload, verify, delete.
-func (b *bench) ours(ctx context.Context, db, settings string) (result, error) {
-	bucket := strings.ReplaceAll(db, "_", "-")
-	if err := b.s3.CreateBucket(ctx, bucket, false); err != nil {
-		return result{}, err
-	}
-	if err := b.sql(ctx, "postgres", "CREATE DATABASE "+db+"_control"); err != nil {
-		return result{}, err
-	}
-	file := filepath.Join(b.dir, db+".yaml")
-	config := fmt.Sprintf(`
-control: {url: %q}
-s3: {bucket: %q, endpoint: %q, access_key_id: %q, secret_access_key: %q}
-defaults: {retention: 30d}
-databases: [{name: bench, url: %q, tables: [{name: audit_logs}]}]
-`, b.pg.DSN(db+"_control"), bucket, b.s3.Endpoint, b.s3.AccessKey, b.s3.SecretKey, b.pg.DSN(db))
-	config = strings.Replace(config, "{name: audit_logs}", strings.Replace("{name: audit_logs, "+strings.TrimPrefix(settings, "{"), ", }", "}", 1), 1)
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		return result{}, err
-	}
-	if out, err := exec.CommandContext(ctx, b.archiver, "migrate", "--config", file).CombinedOutput(); err != nil {
-		return result{}, fmt.Errorf("migrate: %w: %s", err, out)
-	}
-	cmd := exec.CommandContext(ctx, b.archiver, "run", "--json", "--log-level", "warn", "--config", file)
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	seconds, err := b.timed(cmd.Run)
-	if err != nil {
-		return result{}, fmt.Errorf("archiver run: %w: %s", err, stderr.String())
-	}
-	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
-	var summary struct {
-		Tables []struct {
-			BytesStored int64 `json:"bytes_stored"`
-		} `json:"tables"`
-		Phases map[string]float64 `json:"phases"`
-	}
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &summary); err != nil {
-		return result{}, fmt.Errorf("archiver run printed no summary: %w", err)
-	}
-	r := result{Seconds: seconds, Phases: summary.Phases}
-	for _, t := range summary.Tables {
-		r.Stored += t.BytesStored
-	}
-	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		r.PeakMB = float64(usage.Maxrss) / 1024
-		if runtime.GOOS == "darwin" {
-			r.PeakMB /= 1024
+	for i, c := range b.contenders() {
+		if len(b.only) > 0 && !slices.Contains(b.only, c.key) {
+			continue
 		}
+		if c.key == "hand" {
+			for _, tool := range []string{"psql", "pigz"} {
+				if _, err := exec.LookPath(tool); err != nil {
+					return nil, fmt.Errorf("%s is needed for the pipeline by hand: %w (make bench installs it)", tool, err)
+				}
+			}
+		}
+		note("%s", c.name)
+		res, err := b.measure(ctx, c, fmt.Sprintf("contender_%d", i))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+		r.Results = append(r.Results, res)
 	}
 	return r, nil
 }
 
+// start brings up the servers; stop takes them down.
+func (b *bench) start(ctx context.Context) (stop func() error, err error) {
+	var undo []func() error
+	stop = func() error {
+		var all error
+		for _, f := range slices.Backward(undo) {
+			all = errors.Join(all, f())
+		}
+		return all
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, stop())
+		}
+	}()
+	if b.dir, err = os.MkdirTemp("", "archiver-bench-"); err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() error { return os.RemoveAll(b.dir) })
+	settings := map[string]string{
+		"fsync": "on", "synchronous_commit": "on", "shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "30min", "wal_level": "replica",
+	}
+	b.statementSettings(settings)
+	if b.pg, err = localserver.StartPostgres(ctx, localserver.PostgresOptions{Settings: settings}); err != nil {
+		return nil, err
+	}
+	undo = append(undo, b.pg.Stop)
+	if b.s3, err = localserver.StartS3(ctx, localserver.S3Options{}); err != nil {
+		return nil, err
+	}
+	undo = append(undo, b.s3.Stop)
+	return stop, nil
+}
+
+func (b *bench) load(ctx context.Context, r *report) error {
+	note("loading %d rows of the shape %s", b.rows, b.shape.name)
+	if err := b.sql(ctx, "postgres", "CREATE DATABASE base"); err != nil {
+		return err
+	}
+	if err := b.sql(ctx, "base", fmt.Sprintf(b.shape.sql, b.rows)); err != nil {
+		return err
+	}
+	if err := b.sql(ctx, "base", "VACUUM (ANALYZE) audit_logs"); err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, b.pg.DSN("base"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // only read
+	return conn.QueryRow(ctx, "SELECT pg_table_size('audit_logs')::float8 / $1", b.rows).Scan(&r.RowBytes)
+}
+
+// measure gives a contender a database of its own. Everyone starts from the same files,
+// with nothing left to flush.
+func (b *bench) measure(ctx context.Context, c contender, db string) (r result, err error) {
+	if err := b.sql(ctx, "postgres", "CREATE DATABASE "+db+" TEMPLATE base"); err != nil {
+		return r, err
+	}
+	if err := b.sql(ctx, "postgres", "CHECKPOINT"); err != nil {
+		return r, err
+	}
+	if err := b.begin(ctx); err != nil {
+		return r, err
+	}
+	if r, err = c.run(ctx, db); err != nil {
+		return r, err
+	}
+	r.Key, r.Name = c.key, c.name
+	if err := b.printStatements(ctx); err != nil {
+		return r, err
+	}
+	if err := b.empty(ctx, db); err != nil {
+		return r, err
+	}
+	if r.Vacuum, err = timed(func() error { return b.sql(ctx, db, "VACUUM (ANALYZE) audit_logs") }); err != nil {
+		return r, err
+	}
+	after, err := b.account(ctx)
+	if err != nil {
+		return r, err
+	}
+	r.charge(b.before, after, b.rows)
+	return r, b.sql(ctx, "postgres", "DROP DATABASE "+db)
+}
+
+// empty makes sure that a contender has done all of it.
 func (b *bench) empty(ctx context.Context, db string) error {
 	conn, err := pgx.Connect(ctx, b.pg.DSN(db))
 	if err != nil {
@@ -281,7 +248,7 @@ func (b *bench) empty(ctx context.Context, db string) error {
 	return nil
 }
 
-func (b *bench) timed(fn func() error) (float64, error) {
+func timed(fn func() error) (float64, error) {
 	began := time.Now()
 	err := fn()
 	return time.Since(began).Seconds(), err
@@ -306,22 +273,3 @@ func (b *bench) shell(ctx context.Context, script string, args ...string) error 
 }
 
 func note(format string, args ...any) { fmt.Fprintf(os.Stderr, "· "+format+"\n", args...) }
-
-func (b *bench) print(w io.Writer, results []result) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(w, "%d rows, %s, %d cores, PostgreSQL %s\n\n", b.rows, runtime.GOARCH, runtime.NumCPU(), b.pg.Version)
-	fmt.Fprintln(t, "seconds\tx floor\trows/s\tpeak MB\tstored MB\tvacuum s\t")
-	for _, r := range results {
-		fmt.Fprintf(t, "%.1f\t%.2f\t%.0f\t%.0f\t%.1f\t%.1f\t  %s\n", r.Seconds, r.Seconds/results[0].Seconds, float64(b.rows)/r.Seconds, r.PeakMB, float64(r.Stored)/1e6, r.Vacuum, r.Name)
-	}
-	_ = t.Flush() // to a terminal or a pipe that is gone
-	for _, r := range results {
-		fmt.Fprintf(w, "\n%s\n", r.Name)
-		for _, phase := range []string{"query", "serialize", "compress", "query, serialize, compress", "upload", "verify", "delete"} {
-			if s, ok := r.Phases[phase]; ok {
-				fmt.Fprintf(w, "  %-28s %7.2f s\n", phase, s)
-			}
-		}
-	}
-	fmt.Fprintln(w, "\nPhases of the archiver are summed over its batches, which run side by side and overlap.")
-}

@@ -27,6 +27,8 @@ type attempt struct {
 	rounds  int   // times that the rows were read
 	paid    int64 // rows, where max_rows_per_second is set
 
+	described *source.Table // as this attempt has read its rows last; nil if it has not
+
 	progress progress // for River UI
 
 	// readBack: this attempt has read the batch's object back and found it whole.

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
+	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/fleet"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/source"
@@ -60,16 +61,27 @@ func (w *Worker) claim(ctx context.Context, a *attempt) error {
 // covered cancels the batch unless today's configuration wants its rows archived
 // and deleted. Nothing is deleted that did not pass here in the same attempt.
 func (w *Worker) covered(ctx context.Context, a *attempt) error {
-	described, err := w.preflight(ctx, a)
+	to := a.batch.Range.To[0]
+	// Nearly always the definition is the one of the batch before.
+	described, past, err := a.db.Standing(ctx, a.table, to, func(fingerprint string) *source.Table {
+		if t := w.lookedAt(a.table, fingerprint); t != nil && t.SameKey(a.batch.KeyColumns) == nil {
+			return t
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	if err := described.SameKey(a.batch.KeyColumns); err != nil {
-		return w.notCovered(ctx, a, err.Error())
-	}
-	past, err := a.db.PastRetention(ctx, described, a.batch.Range.To[0])
-	if err != nil {
-		return err
+	if described == nil {
+		if described, err = w.preflight(ctx, a); err != nil {
+			return err
+		}
+		if err := described.SameKey(a.batch.KeyColumns); err != nil {
+			return w.notCovered(ctx, a, err.Error())
+		}
+		if past, err = a.db.PastRetention(ctx, described, to); err != nil {
+			return err
+		}
 	}
 	if !past {
 		return w.notCovered(ctx, a, fmt.Sprintf("its rows are within the retention that is configured now (%s)", a.table.Retention))
@@ -108,7 +120,7 @@ func (w *Worker) preflight(ctx context.Context, a *attempt) (*source.Table, erro
 	if err != nil {
 		return nil, err
 	}
-	if w.lookedAt(table) {
+	if w.lookedAt(a.table, table.Fingerprint) != nil {
 		return table, nil
 	}
 	// The findings are about the definition of their own snapshot, which need not be
@@ -120,17 +132,18 @@ func (w *Worker) preflight(ctx context.Context, a *attempt) (*source.Table, erro
 	if refusals := source.Refusals(findings); len(refusals) > 0 {
 		return nil, &source.RefusedError{Table: a.table.String(), Findings: refusals}
 	}
-	w.preflighted.Store(lookedAtKey(table), struct{}{})
+	w.preflighted.Store(lookedAtKey(a.table, table.Fingerprint), table)
 	return table, nil
 }
 
-// lookedAt says whether this process has looked for findings in exactly this
-// definition of the table, and nothing refuses it.
-func (w *Worker) lookedAt(table *source.Table) bool {
-	_, known := w.preflighted.Load(lookedAtKey(table))
-	return known
+// lookedAt returns the table if this process has looked for findings in exactly this
+// definition of it, and nothing refuses it; else nil.
+func (w *Worker) lookedAt(c config.Table, fingerprint string) *source.Table {
+	table, ok := w.preflighted.Load(lookedAtKey(c, fingerprint))
+	if !ok {
+		return nil
+	}
+	return table.(*source.Table) //nolint:forcetypeassert // nothing else is stored there
 }
 
-func lookedAtKey(table *source.Table) string {
-	return table.Config.String() + " " + table.Fingerprint
-}
+func lookedAtKey(c config.Table, fingerprint string) string { return c.String() + " " + fingerprint }

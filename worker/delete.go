@@ -25,7 +25,7 @@ const bisectAfter = 3
 func (w *Worker) deleteRequest(a *attempt) source.DeleteRequest {
 	o := a.batch.Object
 	return source.DeleteRequest{
-		Table: a.table, Key: a.batch.KeyColumns, Range: a.batch.Range, Digest: o.Digest, Content: o.ContentGuard, Fingerprint: o.Fingerprint,
+		Table: a.table, Key: a.batch.KeyColumns, Range: a.batch.Range, Digest: o.Digest, Content: o.ContentGuard, Fingerprint: o.Fingerprint, Described: a.described,
 		Identity: source.Identity{SystemID: o.SystemID, Timeline: o.Timeline},
 		LockKey:  w.lockKey(a.batch.ID), Timeout: w.Config.Worker.BatchTimeout,
 		Fence:  func(ctx context.Context) error { return w.Ledger.StartDelete(ctx, a.batch) },

@@ -103,7 +103,7 @@ func (w *Worker) extract(ctx context.Context, a *attempt) (*spool, error) {
 		}
 		// It may have changed since that look, too, and the delete asks for no more than
 		// the definition that the rows were read under: that is the one to be looked at.
-		if !w.lookedAt(s.extracted.Table) {
+		if w.lookedAt(a.table, s.extracted.Table.Fingerprint) == nil {
 			_ = s.Close()
 			if s.readFrom == source.ReadReplica {
 				if maxRows, err = w.passOver(a, otherForm(a), maxRows); err != nil {
@@ -164,6 +164,7 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 		return nil, err
 	}
 	elapsed := time.Since(began)
+	a.described = s.extracted.Table
 	a.timings.Serialize += s.object.Serialize.Seconds()
 	a.timings.Compress += s.object.Compress.Seconds()
 	a.timings.Query += max(elapsed-s.object.Serialize, 0).Seconds()

@@ -48,7 +48,7 @@ type Worker struct {
 	running     *running
 	freed       chan struct{} // a batch has ended: a seat may be free
 	gate        *throttle.Gate
-	preflighted sync.Map // table and fingerprint -> looked at by this process
+	preflighted sync.Map // table and fingerprint -> *source.Table, looked at by this process
 	replicas    sync.Map // table -> source.ReplicaTrouble that was last logged
 }
 

@@ -18,6 +18,7 @@ func (c *cli) commands() []*cobra.Command {
 		c.resumeCommand(),
 		c.lsCommand(),
 		c.catCommand(),
+		c.benchCommand(),
 		c.uiCommand(),
 		c.configCommand(),
 		c.versionCommand(),

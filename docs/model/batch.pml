@@ -451,23 +451,17 @@ guarded_delete: /* source.DB.Delete */
 	:: atomic { !CAS(state == verified) -> end_tx(me, NONE); stop(); goto idle }
 	DIES
 	fi;
-	if /* the timeline; then lock the rows, skipping what others hold, and count them */
+	if /* the timeline; then DELETE, which locks the rows */
 	:: atomic { tx[me] == DEAD -> end_tx(me, NONE); goto not_deleted }
 	:: atomic { tx[me] != DEAD && !SAME_TIMELINE(tl) -> end_tx(me, NONE); goto again }
 	:: atomic { tx[me] != DEAD && SAME_TIMELINE(tl) ->
 		if
 		:: (snap[me] & ~table) -> /* 40001: a row of the snapshot was changed since */
 			end_tx(me, NONE); mismatch = 1; goto again
-#ifndef NO_DIGEST
-		:: !(snap[me] & ~table) && COUNT(snap[me] & ~mutLock) != COUNT(obj) ->
-			if
-			:: DIGEST(snap[me]) == dig -> end_tx(me, NONE); goto rows_locked
-			:: else -> end_tx(me, NONE); mismatch = 1; goto again
-			fi
-#endif
 		:: else ->
-			if
-			:: (snap[me] & mutLock) -> end_tx(me, NONE); goto rows_locked /* lock_timeout of the DELETE */
+			if /* lock_timeout of the DELETE; whyLocked looks at the rows */
+			:: (snap[me] & mutLock) && DIGEST(snap[me]) == dig -> end_tx(me, NONE); goto rows_locked
+			:: (snap[me] & mutLock) && DIGEST(snap[me]) != dig -> end_tx(me, NONE); mismatch = 1; goto again
 			:: else -> tx[me] = ROWS
 			fi
 		fi
@@ -475,7 +469,7 @@ guarded_delete: /* source.DB.Delete */
 	:: atomic { faults > 0 && tx[me] != DEAD -> faults--; orphan[me] = 1; goto not_deleted } /* the connection breaks */
 	DIES
 	fi;
-	if /* DELETE ... RETURNING: the digest of what is gone, then COMMIT or ROLLBACK */
+	if /* RETURNING: the digest of what is gone, then COMMIT or ROLLBACK */
 	:: atomic { tx[me] == DEAD -> end_tx(me, NONE); goto not_deleted }
 #ifdef NO_DIGEST
 	:: atomic { tx[me] == ROWS -> tx[me] = SENT }

@@ -40,16 +40,39 @@ func (d *DB) PastRetention(ctx context.Context, table *Table, value string) (boo
 	ctx = doing(ctx, "check", table.Config)
 	var past bool
 	err := d.inTx(ctx, readOnly, "", func(t *tx) error {
-		lit, err := t.keyLiterals(ctx, table.Key[:1], []string{value})
-		if err != nil {
-			return err
-		}
-		return t.conn.QueryRow(ctx, `SELECT `+lit[0]+` < `+age(table.Config, table.Key[0].Type, table.Config.Retention)).Scan(&past)
+		var err error
+		past, err = t.pastRetention(ctx, table, value)
+		return err
 	})
+	return past, err
+}
+
+func (t *tx) pastRetention(ctx context.Context, table *Table, value string) (past bool, err error) {
+	lit, err := t.keyLiterals(ctx, table.Key[:1], []string{value})
+	if err == nil {
+		err = t.conn.QueryRow(ctx, `SELECT `+lit[0]+` < `+age(table.Config, table.Key[0].Type, table.Config.Retention)).Scan(&past)
+	}
 	if err != nil {
 		return false, fmt.Errorf("compare with the retention of %s: %w", table.Config, err)
 	}
 	return past, nil
+}
+
+// Standing is PastRetention for a table whose definition may be known: known returns the
+// table of a catalog fingerprint. It returns nil where known does.
+func (d *DB) Standing(ctx context.Context, c config.Table, value string, known func(fingerprint string) *Table) (table *Table, past bool, err error) {
+	err = d.inTx(ctx, readOnly, "", func(t *tx) error {
+		here := &Table{Config: c}
+		if err := t.fingerprint(ctx, here); err != nil {
+			return err
+		}
+		if table = known(here.Fingerprint); table == nil {
+			return nil
+		}
+		past, err = t.pastRetention(ctx, table, value)
+		return err
+	})
+	return table, past, err
 }
 
 // Page is a batch to be: a range and how many rows are in it now.
@@ -243,10 +266,11 @@ func (w *walk) page(ctx context.Context, t *tx, r keyrange.Range) (*Page, error)
 	var n int64
 	// The key columns are renamed on the way: a table may well have a column "n".
 	names, text := w.table.renamedKey()
+	// The text forms are made of the last row only, which is why it is found first.
 	err = t.conn.QueryRow(ctx, `SELECT n, `+text+` FROM (
 			SELECT `+names+`, row_number() OVER () AS n FROM (
 				SELECT `+w.table.order()+` FROM `+w.table.name()+` WHERE `+where+` ORDER BY `+w.table.order()+` LIMIT `+strconv.Itoa(w.rows)+`
-			) s (`+names+`)) p ORDER BY n DESC LIMIT 1`).Scan(&n, &page.Range.To)
+			) s (`+names+`) ORDER BY n DESC LIMIT 1) p`).Scan(&n, &page.Range.To)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}

@@ -88,10 +88,6 @@ func (t *Table) Encoding() (columns []encode.Column, key []int) {
 	return columns, key
 }
 
-const classSQL = `
-SELECT c.oid, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE n.nspname = $1 AND c.relname = $2`
-
 // columnsSQL reads the columns and, for each type, what it is made of: its base
 // type below domains, and whether an array, a json value, an array that cannot be
 // read back from a JSON array, or a type with a cast to json of its own is somewhere
@@ -141,13 +137,19 @@ WHERE i.indrelid = $1 AND i.indisprimary AND k.n <= i.indnkeyatts ORDER BY k.n`
 // describe reads the table in the transaction's snapshot. What it finds may be
 // unfit for archiving; preflight says so.
 func (t *tx) describe(ctx context.Context, c config.Table) (*Table, error) {
+	return t.describeKnown(ctx, c, func(string) *Table { return nil })
+}
+
+// describeKnown is describe, unless known has a table for the fingerprint. What is not in
+// the fingerprint is then as it was when that table was described: how columns are read
+// and shown, but nothing that decides which rows a statement touches.
+func (t *tx) describeKnown(ctx context.Context, c config.Table, known func(fingerprint string) *Table) (*Table, error) {
 	out := &Table{Config: c}
-	err := t.conn.QueryRow(ctx, classSQL, c.Schema, c.Name).Scan(&out.OID, &out.Kind)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, &NotFoundError{Table: c.String()}
+	if err := t.fingerprint(ctx, out); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read the catalog entry of %s: %w", c, err)
+	if table := known(out.Fingerprint); table != nil {
+		return table, nil
 	}
 	rows, err := t.conn.Query(ctx, columnsSQL, out.OID)
 	if err != nil {
@@ -174,8 +176,7 @@ func (t *tx) describe(ctx context.Context, c config.Table) (*Table, error) {
 			out.Key = append(out.Key, k)
 		}
 	}
-	out.Fingerprint, err = t.fingerprint(ctx, out.OID)
-	return out, err
+	return out, nil
 }
 
 func (t *Table) column(name string) (Column, bool) {
@@ -253,47 +254,58 @@ func outputText(expr string) string { return "format('%s', " + expr + ")" }
 const jsonbArrayOID = 3807
 
 // fingerprintSQL lists, one line each, everything in the catalogs that decides
-// what a DELETE on the table means, for the table and each of its partitions.
+// what a DELETE on the table means, for the table and each of its partitions. Their oids
+// are an array, since the planner takes a join with them for one with a thousand rows and
+// reads all of pg_attribute, three times a batch.
 const fingerprintSQL = `
-WITH rel AS (SELECT $1::oid AS oid UNION SELECT relid FROM pg_partition_tree($1::oid))
-SELECT encode(sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"), 'UTF8')), 'hex') FROM (
+WITH class AS MATERIALIZED (
+	SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2
+), rel AS MATERIALIZED (
+	SELECT array_agg(oid) AS oids FROM (SELECT oid FROM class UNION SELECT p.relid FROM class, pg_partition_tree(class.oid) p WHERE class.relkind = 'p') s
+)
+SELECT (SELECT oid FROM class), (SELECT relkind::text FROM class), encode(sha256(convert_to(string_agg(line, E'\n' ORDER BY line COLLATE "C"), 'UTF8')), 'hex') FROM (
 	SELECT concat_ws('|', 'class', c.oid, c.relkind, c.relpersistence, c.relam, c.relrowsecurity, c.relforcerowsecurity, c.relreplident, pg_get_expr(c.relpartbound, c.oid)) AS line
-	FROM pg_class c JOIN rel ON rel.oid = c.oid
+	FROM pg_class c WHERE c.oid = ANY ((SELECT oids FROM rel)::oid[])
 	UNION ALL
 	SELECT concat_ws('|', 'column', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated, a.attisdropped, a.atthasmissing, a.attmissingval::text)
-	FROM pg_attribute a JOIN rel ON rel.oid = a.attrelid WHERE a.attnum > 0
+	FROM pg_attribute a WHERE a.attrelid = ANY ((SELECT oids FROM rel)::oid[]) AND a.attnum > 0
 	UNION ALL
 	SELECT concat_ws('|', 'key', i.indexrelid, i.indrelid, i.indkey, i.indisprimary, i.indisvalid)
-	FROM pg_index i JOIN rel ON rel.oid = i.indrelid WHERE i.indisprimary
+	FROM pg_index i WHERE i.indrelid = ANY ((SELECT oids FROM rel)::oid[]) AND i.indisprimary
 	UNION ALL
 	SELECT concat_ws('|', 'inbound', k.oid, k.conrelid, k.confrelid, k.confdeltype, k.conkey, k.confkey)
-	FROM pg_constraint k JOIN rel ON rel.oid = k.confrelid WHERE k.contype = 'f'
+	FROM pg_constraint k WHERE k.confrelid = ANY ((SELECT oids FROM rel)::oid[]) AND k.contype = 'f'
 	UNION ALL
 	SELECT concat_ws('|', 'trigger', g.oid, g.tgrelid, g.tgname, g.tgtype, g.tgenabled, g.tgfoid)
-	FROM pg_trigger g JOIN rel ON rel.oid = g.tgrelid WHERE NOT g.tgisinternal OR g.tgparentid <> 0
+	FROM pg_trigger g WHERE g.tgrelid = ANY ((SELECT oids FROM rel)::oid[]) AND (NOT g.tgisinternal OR g.tgparentid <> 0)
 	UNION ALL
 	SELECT concat_ws('|', 'rule', w.oid, w.ev_class, w.ev_type, w.ev_enabled, w.is_instead)
-	FROM pg_rewrite w JOIN rel ON rel.oid = w.ev_class
+	FROM pg_rewrite w WHERE w.ev_class = ANY ((SELECT oids FROM rel)::oid[])
 	UNION ALL
 	SELECT concat_ws('|', 'policy', p.oid, p.polrelid, p.polcmd, p.polpermissive, p.polroles, pg_get_expr(p.polqual, p.polrelid))
-	FROM pg_policy p JOIN rel ON rel.oid = p.polrelid
+	FROM pg_policy p WHERE p.polrelid = ANY ((SELECT oids FROM rel)::oid[])
 	UNION ALL
 	SELECT concat_ws('|', 'child', h.inhrelid, h.inhparent)
-	FROM pg_inherits h JOIN rel ON rel.oid = h.inhparent
+	FROM pg_inherits h WHERE h.inhparent = ANY ((SELECT oids FROM rel)::oid[])
 	UNION ALL
 	SELECT concat_ws('|', 'session', current_setting('session_replication_role'))
 ) lines`
 
-// fingerprint hashes the catalog entries of the table, and leads with its oid. Equal fingerprints in the
+// fingerprint finds the table by its name, hashes its catalog entries, and leads with its oid. Equal fingerprints in the
 // read and in the delete mean that nobody added a column, a cascade, a trigger,
 // a rule or a policy in between.
-func (t *tx) fingerprint(ctx context.Context, oid uint32) (string, error) {
-	var sum string
-	err := t.conn.QueryRow(ctx, fingerprintSQL, oid).Scan(&sum)
+func (t *tx) fingerprint(ctx context.Context, out *Table) error {
+	var oid *uint32
+	var kind, sum *string
+	err := t.conn.QueryRow(ctx, fingerprintSQL, out.Config.Schema, out.Config.Name).Scan(&oid, &kind, &sum)
 	if err != nil {
-		return "", fmt.Errorf("read the catalog fingerprint: %w", err)
+		return fmt.Errorf("read the catalog fingerprint of %s: %w", out.Config, err)
 	}
-	return fmt.Sprintf("%d:%s", oid, sum), nil
+	if oid == nil {
+		return &NotFoundError{Table: out.Config.String()}
+	}
+	out.OID, out.Kind, out.Fingerprint = *oid, *kind, fmt.Sprintf("%d:%s", *oid, *sum)
+	return nil
 }
 
 // ReplacedError says that a table's name was given to another table, and that the

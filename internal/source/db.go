@@ -1,11 +1,14 @@
 package source
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
@@ -22,6 +25,10 @@ type DB struct {
 	replica *replica      // nil without one, and in a view
 	view    *fitness      // in a view: what the replica must be
 }
+
+// readBuffer is how much is read from a connection at a time. The server sends rows in
+// pieces of 8 KB, and the driver would ask for each by itself.
+const readBuffer = 64 << 10
 
 // Open prepares the pools of a source database. It does not connect; Ping does.
 // session is the application_name, so that a DBA sees who holds it; see WorkerSession.
@@ -52,6 +59,9 @@ func openPool(ctx context.Context, url config.Secret, size int, session string, 
 	// breaks behind PgBouncer in transaction mode.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	pc.ConnConfig.RuntimeParams["application_name"] = session
+	pc.ConnConfig.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
+	}
 	if pc.ConnConfig.ConnectTimeout == 0 {
 		pc.ConnConfig.ConnectTimeout = patience
 	}
@@ -198,6 +208,15 @@ func (t *tx) quote(ctx context.Context, values []string) ([]string, error) {
 		return nil, fmt.Errorf("quote the bounds: %w", err)
 	}
 	return out, nil
+}
+
+// towardsRows prepares the transaction for the statement that reads or deletes the rows
+// of a range: by the index, since a sequential scan and a sort would read the whole
+// table for one batch. Not before, because on catalogs, which are small, a sequential
+// scan is often best. more are further SET LOCAL statements.
+func (t *tx) towardsRows(ctx context.Context, more string) error {
+	_, err := t.conn.Exec(ctx, "SET LOCAL enable_seqscan = off"+more, pgx.QueryExecModeSimpleProtocol)
+	return err
 }
 
 // Identity names the server and its history: rows deleted on one timeline say

@@ -25,6 +25,7 @@ type DeleteRequest struct {
 	Digest      digest.Digest // exactly these row versions
 	Content     bool          // the digest covers their content
 	Fingerprint string        // the catalog as it was read
+	Described   *Table        // the table of that very Fingerprint, to spare reading it again; may be nil
 	Identity    Identity      // the server and timeline that were read
 	LockKey     int64         // the batch's advisory lock
 	Timeout     time.Duration // statement_timeout
@@ -92,16 +93,58 @@ func (d *DB) Delete(ctx context.Context, r DeleteRequest) (DeleteResult, error) 
 	ctx = doing(ctx, "delete", r.Table)
 	var res DeleteResult
 	settings := "; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '500ms'; SET LOCAL idle_in_transaction_session_timeout = '5s'" +
-		"; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
+		"; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
 	err := d.inTx(ctx, readWrite, settings, func(t *tx) error {
 		var err error
 		res, err = t.guardedDelete(ctx, r)
 		return err
 	})
+	var locked *rowLockedError
+	if errors.As(err, &locked) {
+		res, err = d.whyLocked(ctx, r)
+	}
 	if err != nil {
 		return res, fmt.Errorf("delete the rows: %w", err)
 	}
 	return res, nil
+}
+
+// rowLockedError says that DELETE met a row that another session holds, and was rolled
+// back.
+type rowLockedError struct{ err error }
+
+func (e *rowLockedError) Error() string {
+	return "a row is locked by another session: " + e.err.Error()
+}
+func (e *rowLockedError) Unwrap() error { return e.err }
+
+// whyLocked tells rows that are merely locked from rows that have changed as well, which
+// must be read again. Both outcomes delete nothing, so the look needs no lock.
+func (d *DB) whyLocked(ctx context.Context, r DeleteRequest) (DeleteResult, error) {
+	res := DeleteResult{Outcome: RowsLocked}
+	settings := "; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
+	err := d.inTx(ctx, readOnly, settings, func(t *tx) error {
+		table, err := t.describe(ctx, r.Table)
+		if err != nil {
+			return err
+		}
+		if table.Fingerprint != r.Fingerprint {
+			res.Outcome = CatalogChanged
+			return nil
+		}
+		where, err := t.predicate(ctx, table, r.Range)
+		if err != nil {
+			return err
+		}
+		if err := t.towardsRows(ctx, ""); err != nil {
+			return err
+		}
+		if res.Found, err = t.rangeDigest(ctx, table, where, r.Content); err == nil && res.Found != r.Digest {
+			res.Outcome = RowsChanged
+		}
+		return err
+	})
+	return res, err
 }
 
 func (t *tx) guardedDelete(ctx context.Context, r DeleteRequest) (DeleteResult, error) {
@@ -130,7 +173,12 @@ func (t *tx) guardedDelete(ctx context.Context, r DeleteRequest) (DeleteResult, 
 	if id, err := t.identity(ctx); err != nil || id != r.Identity {
 		return DeleteResult{Outcome: TimelineChanged}, err
 	}
-	table, err := t.describe(ctx, r.Table)
+	table, err := t.describeKnown(ctx, r.Table, func(fingerprint string) *Table {
+		if r.Described != nil && r.Described.Fingerprint == fingerprint {
+			return r.Described
+		}
+		return nil
+	})
 	if err != nil {
 		return DeleteResult{}, err
 	}
@@ -141,13 +189,9 @@ func (t *tx) guardedDelete(ctx context.Context, r DeleteRequest) (DeleteResult, 
 	if err != nil {
 		return DeleteResult{}, err
 	}
-	if res, err := t.lockRows(ctx, table, where, r); err != nil || res != nil {
-		if res == nil {
-			res = &DeleteResult{}
-		}
-		return *res, err
-	}
-	if err := failpoint.Hit(ctx, "delete:locked"); err != nil {
+	// Rows that this DELETE has passed are locked until its end, so it may hardly wait
+	// for one that another session holds.
+	if err := t.towardsRows(ctx, "; SET LOCAL lock_timeout = '"+rowLockTimeout+"'"); err != nil {
 		return DeleteResult{}, err
 	}
 	// min_retention is checked here once more, by the server's clock, whatever was
@@ -155,7 +199,13 @@ func (t *tx) guardedDelete(ctx context.Context, r DeleteRequest) (DeleteResult, 
 	gone, err := t.digestOf(ctx, "DELETE FROM "+table.name()+" WHERE "+where+
 		" AND "+table.timestamp()+" < "+age(r.Table, table.Key[0].Type, r.Table.MinRetention)+
 		" RETURNING "+identityList(r.Content), r.Content)
+	if isLockTimeout(err) {
+		return DeleteResult{}, &rowLockedError{err}
+	}
 	if err != nil {
+		return DeleteResult{}, err
+	}
+	if err := failpoint.Hit(ctx, "delete:locked"); err != nil {
 		return DeleteResult{}, err
 	}
 	if gone != r.Digest {
@@ -201,25 +251,15 @@ func (t *tx) tryBatchLock(ctx context.Context, key int64) (bool, error) {
 	return ok, nil
 }
 
-// lockRows locks every row of the range, skipping what others hold, so that the
-// DELETE never waits for a row. It returns nil when all rows are ours.
-func (t *tx) lockRows(ctx context.Context, table *Table, where string, r DeleteRequest) (*DeleteResult, error) {
-	var n int64
-	err := t.conn.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM `+table.name()+` WHERE `+where+` FOR UPDATE SKIP LOCKED) s`).Scan(&n)
-	if err != nil {
-		return nil, fmt.Errorf("lock the rows: %w", err)
-	}
-	if n == r.Digest.Count {
-		return nil, nil
-	}
-	found, err := t.rangeDigest(ctx, table, where, r.Content)
-	if err != nil {
-		return nil, err
-	}
-	if found == r.Digest {
-		return &DeleteResult{Outcome: RowsLocked, Found: found}, nil
-	}
-	return &DeleteResult{Outcome: RowsChanged, Found: found}, nil
+// rowLockTimeout is how long the DELETE waits for one row that another session holds,
+// while that session, or a third one, may wait for rows that are deleted already. Short
+// enough that people do not feel it; most locks of applications are shorter.
+const rowLockTimeout = "50ms"
+
+// isLockTimeout says that a lock was not to be had in time: the server has rolled back.
+func isLockTimeout(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "55P03"
 }
 
 // digestOf runs a statement whose rows are tableoid, ctid, xmin [, content hash]

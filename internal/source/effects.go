@@ -200,12 +200,12 @@ const oidOID = 26
 
 func (p *preflight) privileges(ctx context.Context) error {
 	var role string
-	var usage, del, update, owns, sees bool
+	var usage, del, owns, sees bool
 	err := p.conn.QueryRow(ctx, `
-		SELECT quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'DELETE'), has_any_column_privilege(c.oid, 'UPDATE'),
+		SELECT quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'DELETE'),
 		       pg_has_role(c.relowner, 'USAGE') OR CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END,
 		       pg_has_role('pg_read_all_stats', 'USAGE')
-		FROM pg_class c WHERE c.oid = $1`, p.table.OID).Scan(&role, &usage, &del, &update, &owns, &sees)
+		FROM pg_class c WHERE c.oid = $1`, p.table.OID).Scan(&role, &usage, &del, &owns, &sees)
 	if err != nil {
 		return err
 	}
@@ -230,10 +230,6 @@ func (p *preflight) privileges(ctx context.Context) error {
 	}
 	if t := p.table.Config.Throttle; !sees && (t.MaxStandbyLagMB > 0 || t.MaxActiveSessions > 0) {
 		p.found("missing_privilege", "GRANT pg_monitor TO "+role, "role %s may not see the standbys and sessions that throttle.max_standby_lag_mb and max_active_sessions go by", role)
-	}
-	if !update && len(p.table.Key) > 0 {
-		key := pgx.Identifier{p.table.Key[len(p.table.Key)-1].Name}.Sanitize()
-		p.found("missing_privilege", grant("UPDATE ("+key+")"), "role %s may not lock rows of %s (FOR UPDATE needs UPDATE on one column; nothing is ever updated)", role, p.quoted())
 	}
 	return nil
 }

@@ -61,8 +61,7 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 	}
 	ctx = doing(ctx, "read", r.Table)
 	var out Extracted
-	// A sequential scan and a sort would read the whole table for one batch.
-	settings := "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
+	settings := "; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
 	err := d.inTx(ctx, readOnly, settings, func(t *tx) error {
 		if err := t.lockDefinition(ctx, r.Table); err != nil {
 			return err
@@ -88,6 +87,9 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 		}
 		where, err := t.predicate(ctx, table, r.Range)
 		if err != nil {
+			return err
+		}
+		if err := t.towardsRows(ctx, ""); err != nil {
 			return err
 		}
 		w, err := open(table)

@@ -14,27 +14,37 @@ import (
 // carries plain bounds on the timestamp: only these prune partitions and give the
 // planner a sane estimate.
 func (t *tx) predicate(ctx context.Context, table *Table, r keyrange.Range) (string, error) {
-	var terms []string
+	// All bounds in one round trip.
+	var key []Column
+	var values []string
+	bound := func(columns []Column, v []string) func([]string) []string {
+		from, to := len(key), len(key)+len(columns)
+		key, values = append(key, columns...), append(values, v...)
+		return func(lit []string) []string { return lit[from:to] }
+	}
+	var from, after, to func([]string) []string
 	if r.FromTS != nil {
-		lit, err := t.keyLiterals(ctx, table.Key[:1], []string{*r.FromTS})
-		if err != nil {
-			return "", err
-		}
-		terms = append(terms, table.timestamp()+" >= "+lit[0])
+		from = bound(table.Key[:1], []string{*r.FromTS})
 	}
 	if r.After != nil {
-		lit, err := t.keyLiterals(ctx, table.Key, r.After)
-		if err != nil {
-			return "", err
-		}
-		terms = append(terms, table.timestamp()+" >= "+lit[0], table.keyTuple()+" > "+tuple(lit))
+		after = bound(table.Key, r.After)
 	}
 	if r.To != nil {
-		lit, err := t.keyLiterals(ctx, table.Key, r.To)
-		if err != nil {
-			return "", err
-		}
-		terms = append(terms, table.timestamp()+" <= "+lit[0], table.keyTuple()+" <= "+tuple(lit))
+		to = bound(table.Key, r.To)
+	}
+	lit, err := t.keyLiterals(ctx, key, values)
+	if err != nil {
+		return "", err
+	}
+	var terms []string
+	if from != nil {
+		terms = append(terms, table.timestamp()+" >= "+from(lit)[0])
+	}
+	if after != nil {
+		terms = append(terms, table.timestamp()+" >= "+after(lit)[0], table.keyTuple()+" > "+tuple(after(lit)))
+	}
+	if to != nil {
+		terms = append(terms, table.timestamp()+" <= "+to(lit)[0], table.keyTuple()+" <= "+tuple(to(lit)))
 	}
 	if len(terms) == 0 {
 		return "true", nil

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// result is one contender's account.
+type result struct {
+	Key     string             `json:"key"`
+	Name    string             `json:"name"`
+	Seconds float64            `json:"seconds"`        // without the VACUUM below
+	Vacuum  float64            `json:"vacuum_seconds"` // of a VACUUM (ANALYZE) afterwards
+	Phases  map[string]float64 `json:"phases"`         // seconds, summed over batches that overlap
+	Batches int64              `json:"batches,omitempty"`
+	PeakMB  float64            `json:"peak_rss_mb,omitempty"` // of one process
+	Raw     int64              `json:"raw_bytes,omitempty"`
+	Stored  int64              `json:"stored_bytes,omitempty"`
+
+	// Processor seconds: of the contender's own processes, of all processes of the
+	// database server, of the S3 server.
+	ClientCPU   float64 `json:"client_cpu_seconds"`
+	DatabaseCPU float64 `json:"database_cpu_seconds"`
+	StorageCPU  float64 `json:"storage_cpu_seconds"`
+	WALPerRow   float64 `json:"wal_bytes_per_row"`
+}
+
+func (r result) total() float64 { return r.Seconds + r.Vacuum }
+func (r result) cpu() float64   { return r.ClientCPU + r.DatabaseCPU + r.StorageCPU }
+
+// report is what one run of the benchmark leaves in benchmarks/results.
+type report struct {
+	At         time.Time `json:"at"`
+	Commit     string    `json:"commit"`
+	Machine    machine   `json:"machine"`
+	PostgreSQL string    `json:"postgresql"`
+	Shape      string    `json:"shape"`
+	RowBytes   float64   `json:"row_bytes"` // of a row in the table, without indexes
+	Rows       int       `json:"rows"`
+	Profile    string    `json:"profile"`
+	Workers    int       `json:"workers,omitempty"`
+	RoundTrip  string    `json:"storage_round_trip,omitempty"`
+	Megabytes  float64   `json:"storage_mb_per_second,omitempty"`
+	Results    []result  `json:"results"`
+}
+
+type machine struct {
+	CPU   string `json:"cpu"`
+	Cores int    `json:"cores"`
+	OS    string `json:"os"`
+	Load  string `json:"load_before"` // other work on the machine makes times useless, and CPU seconds doubtful
+}
+
+func thisMachine() machine {
+	m := machine{Cores: runtime.NumCPU(), OS: runtime.GOOS + "/" + runtime.GOARCH}
+	if f, err := os.Open("/proc/cpuinfo"); err == nil {
+		defer f.Close() //nolint:errcheck // only read
+		for s := bufio.NewScanner(f); s.Scan(); {
+			if name, value, ok := strings.Cut(s.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
+				m.CPU = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		m.Load = strings.Join(strings.Fields(string(load))[:3], " ")
+	}
+	return m
+}
+
+// commit names the source that is measured; empty outside of a clone.
+func commit(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// save writes the report under a name that says what was measured, and when.
+func (p *report) save(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("%s-%s-%d-%s", p.At.Format("20060102T150405Z"), p.Shape, p.Rows, p.Profile)
+	if p.Workers > 0 {
+		name += fmt.Sprintf("-%dworkers", p.Workers)
+	}
+	doc, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	name = filepath.Join(dir, name+".json")
+	return name, os.WriteFile(name, append(doc, '\n'), 0o644)
+}
+
+// find returns a contender's result, and false if it did not run.
+func (p *report) find(key string) (result, bool) {
+	for _, r := range p.Results {
+		if r.Key == key {
+			return r, true
+		}
+	}
+	return result{}, false
+}
+
+// times is a ratio as people read it, or a dash.
+func times(a, b float64, ok bool) string {
+	if !ok || b == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f", a/b)
+}
+
+func (p *report) print(w io.Writer) {
+	fmt.Fprintf(w, "%s: %d rows of %.0f bytes, PostgreSQL %s, %d cores for everything (%s), load %s, commit %s\n\n",
+		p.Shape, p.Rows, p.RowBytes, p.PostgreSQL, p.Machine.Cores, p.Machine.CPU, p.Machine.Load, p.Commit)
+	floor, haveFloor := p.find("floor")
+	hand, haveHand := p.find("hand")
+	mb := float64(p.Rows) * p.RowBytes / 1e6
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "seconds\tvacuum\ttotal\tx floor\thand / it\trows/s\tMB/s\tpeak MB\tstored MB\tWAL B/row\t")
+	for _, r := range p.Results {
+		fmt.Fprintf(t, "%.1f\t%.1f\t%.1f\t%s\t%s\t%.0f\t%.0f\t%.0f\t%.1f\t%.0f\t  %s\n", r.Seconds, r.Vacuum, r.total(),
+			times(r.total(), floor.total(), haveFloor), times(hand.total(), r.total(), haveHand),
+			float64(p.Rows)/r.total(), mb/r.total(), r.PeakMB, float64(r.Stored)/1e6, r.WALPerRow, r.Name)
+	}
+	_ = t.Flush() // to a terminal or a pipe that is gone
+	fmt.Fprintln(w, "\nCPU seconds")
+	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "own\tdatabase\tS3 server\tall\tx floor\t")
+	for _, r := range p.Results {
+		fmt.Fprintf(t, "%.2f\t%.2f\t%.2f\t%.2f\t%s\t  %s\n", r.ClientCPU, r.DatabaseCPU, r.StorageCPU, r.cpu(), times(r.cpu(), floor.cpu(), haveFloor), r.Name)
+	}
+	_ = t.Flush()
+	for _, r := range p.Results {
+		fmt.Fprintf(w, "\n%s\n", r.Name)
+		printPhases(w, r)
+	}
+	fmt.Fprintln(w, "\nPhases of the archiver are summed over its batches, which run side by side and overlap.")
+}
+
+func printPhases(w io.Writer, r result) {
+	phases := map[string]float64{"vacuum": r.Vacuum}
+	var sum float64
+	for name, s := range r.Phases {
+		if name != "total" {
+			phases[name] += s
+		}
+	}
+	for _, s := range phases {
+		sum += s
+	}
+	for _, name := range []string{"query", "serialize", "compress", "query, serialize, compress", "upload", "verify", "delete", "record", "vacuum"} {
+		if s, ok := phases[name]; ok {
+			fmt.Fprintf(w, "  %-28s %8.2f s  %3.0f %%\n", name, s, 100*s/sum)
+		}
+	}
+}

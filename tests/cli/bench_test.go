@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestBench measures a table and changes nothing: no row goes, no object comes unless it
+// was asked for, and no control schema is needed.
+func TestBench(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.createTable(t)
+	type report struct {
+		Database    string
+		Table       string
+		Rows        int64
+		Batches     int64
+		RawBytes    int64 `json:"raw_bytes"`
+		StoredBytes int64 `json:"stored_bytes"`
+		Phases      map[string]float64
+		Seconds     float64
+		AtATime     int     `json:"batches_at_a_time"`
+		Estimate    float64 `json:"estimate_seconds"`
+		UploadedTo  string  `json:"uploaded_to"`
+	}
+	s.db.Exec(t, `ANALYZE audit_logs`)
+
+	r := decodeLines[report](t, s.run(t, "bench", "--rows", "150", "--json"))[0]
+	require.Equal(t, "main", r.Database)
+	require.EqualValues(t, 200, r.Rows, "whole batches")
+	require.EqualValues(t, 2, r.Batches)
+	require.Equal(t, 2, r.AtATime)
+	require.Positive(t, r.Estimate)
+	require.Greater(t, r.RawBytes, r.StoredBytes)
+	for _, phase := range []string{"plan", "query", "serialize", "compress", "verify"} {
+		require.Positive(t, r.Phases[phase], phase)
+	}
+	require.Zero(t, r.Phases["upload"])
+	require.Empty(t, r.UploadedTo)
+	require.Empty(t, s.bucket.Keys(t))
+
+	r = decodeLines[report](t, s.run(t, "bench", "--upload", "--json"))[0]
+	require.EqualValues(t, 500, r.Rows, "all that are old enough, and no others")
+	require.Positive(t, r.Phases["upload"])
+	require.Contains(t, r.UploadedTo, "/_bench/")
+	lines := 0
+	for _, key := range s.bucket.Keys(t) {
+		require.True(t, strings.HasPrefix(key, r.UploadedTo), key)
+		lines += strings.Count(s.run(t, "cat", key).out, "\n")
+	}
+	require.Equal(t, 500, lines)
+
+	s.run(t, "bench").expect(t, done, "delete: not measured", "upload: not measured", "Nothing was deleted")
+	s.run(t, "bench", "--rows", "0").expect(t, badUsage, "at least 1")
+	require.EqualValues(t, 600, s.db.Int(t, `SELECT count(*) FROM audit_logs`))
+	require.Zero(t, s.db.Int(t, `SELECT count(*) FROM pg_namespace WHERE nspname = 'archiver'`))
+
+	s.db.Exec(t, `DELETE FROM audit_logs WHERE created_at < now() - interval '30 days'`)
+	s.run(t, "bench").expect(t, failed, "no row is older than its retention")
+	s.db.Exec(t, `CREATE RULE keep AS ON DELETE TO audit_logs DO INSTEAD NOTHING`)
+	s.run(t, "bench").expect(t, refused, "delete_rule")
+}
