@@ -23,7 +23,8 @@ type attempt struct {
 	log     *zap.Logger
 	began   time.Time
 	timings ledger.Timings
-	rounds  int // times that the rows were read
+	rounds  int  // times that the rows were read
+	late    bool // the batch was finished before this attempt
 
 	progress progress // for River UI
 
