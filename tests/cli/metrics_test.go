@@ -215,6 +215,7 @@ func TestMetricsWithoutControlDatabase(t *testing.T) {
 	testkit.Eventually(t, 30*time.Second, func() bool { m = scrape(t, addr); return len(m) > 0 && m["archiver_fleet_read_success"] == 0 }, "the fleet cannot be read")
 	require.NotContains(t, m, "archiver_fleet_workers")
 	require.Contains(t, m, attempts("archived"), "what the process knows by itself is shown")
+	proxy.Set(testkit.Fault{}) // a stop without it takes longer
 	w.signal(t, syscall.SIGTERM)
 	require.NotContains(t, w.wait(t).err, "goroutine ")
 }
