@@ -47,10 +47,11 @@ func (l *Ledger) LastArchived(ctx context.Context, q querier, within time.Durati
 		from = `{s}.river_job j JOIN {s}.batch b ON b.job_id = j.id AND j.state = 'completed' AND j.finalized_at >= now() - $1::interval`
 		args = []any{interval(within)}
 	}
+	//nolint:rowserrcheck // ForEachRow checks it
 	rows, err := q.Query(ctx, l.SQL(`
 		SELECT t.database, t.schema, t.name, d.last
 		FROM (SELECT b.table_id, max(b.archived_at) AS last FROM `+from+` GROUP BY 1) d JOIN {s}.archive_table t ON t.id = d.table_id
-		WHERE d.last IS NOT NULL`), args...) //nolint:rowserrcheck // ForEachRow checks it
+		WHERE d.last IS NOT NULL`), args...)
 	if err != nil {
 		return nil, fmt.Errorf("look for the last archived batches: %w", err)
 	}

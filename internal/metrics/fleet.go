@@ -128,7 +128,7 @@ func (f *fleetMetrics) look(ctx context.Context) (*snapshot, error) {
 		if _, err := tx.Exec(ctx, `SET LOCAL jit = off`); err != nil {
 			return fmt.Errorf("begin to read: %w", err)
 		}
-		if s.backlogs, err = fleet.Backlogs(ctx, l, tx); err != nil {
+		if s.backlogs, err = fleet.CountOpen(ctx, l, tx); err != nil {
 			return err
 		}
 		if s.standing, err = fleet.ReadStanding(ctx, l, tx); err != nil {
@@ -173,7 +173,7 @@ func (f *fleetMetrics) send(send func(*prometheus.Desc, float64, ...string), s *
 		send(f.seats, float64(seats), database)
 	}
 	for _, d := range f.Config.Config.Databases {
-		if _, any := s.standing.Running[d.Name]; !any {
+		if _, some := s.standing.Running[d.Name]; !some {
 			send(f.taken, 0, d.Name)
 		}
 	}
