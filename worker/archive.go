@@ -25,6 +25,7 @@ type attempt struct {
 	began   time.Time
 	timings ledger.Timings
 	rounds  int   // times that the rows were read
+	late    bool  // the batch was finished before this attempt
 	paid    int64 // rows, where max_rows_per_second is set
 
 	described *source.Table // as this attempt has read its rows last; nil if it has not

@@ -22,7 +22,7 @@ func (w *Worker) guard(ctx context.Context, a *attempt) error {
 		return err
 	}
 	if reason != "" {
-		return &waitError{reason: reason, after: time.Second}
+		return &waitError{kind: WaitLimit, reason: reason, after: time.Second}
 	}
 	return nil
 }
@@ -39,6 +39,7 @@ func (w *Worker) claim(ctx context.Context, a *attempt) error {
 	a.log = withJobLog(ctx, w.Log.With(zap.String("database", b.Database), zap.String("table", b.Schema+"."+b.Table),
 		zap.Int64("batch_id", b.ID), zap.Int64("job_id", a.job.ID), zap.Int("attempt", b.Attempt)))
 	if b.State.Final() {
+		a.late = true
 		return nil
 	}
 	var ok bool

@@ -65,12 +65,12 @@ func (w *Worker) deleteRows(ctx context.Context, a *attempt) error {
 		a.log.Debug("rows deleted", zap.Int64("rows", res.Found.Count), zap.Duration("duration", time.Since(began)))
 		return nil
 	case source.TwinAtWork:
-		return &waitError{reason: res.Outcome.String(), after: twinWait}
+		return &waitError{kind: WaitTwin, reason: res.Outcome.String(), after: twinWait}
 	case source.RowsLocked:
 		if err := w.notDeleted(ctx, a); err != nil {
 			return err
 		}
-		return &waitError{reason: res.Outcome.String(), after: 10 * time.Second}
+		return &waitError{kind: WaitLocked, reason: res.Outcome.String(), after: 10 * time.Second}
 	case source.RowsChanged:
 		return w.rowsChanged(ctx, a, res.Found, err == nil)
 	case source.CatalogChanged, source.TimelineChanged:
@@ -123,7 +123,7 @@ func (w *Worker) bisect(ctx context.Context, a *attempt) error {
 		return err
 	}
 	if middle == nil {
-		return &waitError{reason: "the row is being changed all the time", after: 30 * time.Second}
+		return &waitError{kind: WaitChanging, reason: "the row is being changed all the time", after: 30 * time.Second}
 	}
 	return w.split(ctx, a, middle, below, above)
 }

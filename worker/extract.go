@@ -62,7 +62,7 @@ func (s spoolWriter) Write(p []byte) (int, error) {
 // changed; then it gives its place to other batches for a while.
 const maxRounds = 5
 
-var errKeepsChanging = &waitError{reason: "the table's rows or definition keep changing", after: 30 * time.Second}
+var errKeepsChanging = &waitError{kind: WaitChanging, reason: "the table's rows or definition keep changing", after: 30 * time.Second}
 
 // extract reads the batch's rows in one snapshot and leaves them, encoded and
 // compressed, in the spool. A batch that turns out to hold more than it should is
@@ -169,7 +169,8 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 	a.timings.Compress += s.object.Compress.Seconds()
 	a.timings.Query += max(elapsed-s.object.Serialize, 0).Seconds()
 	a.progress.holds(s.object.Rows, s.object.StoredBytes)
-	a.log.Debug("rows read", zap.Int64("rows", s.object.Rows), zap.Int64("bytes", s.object.RawBytes), zap.String("from", s.readFrom), zap.Duration("duration", elapsed))
+	a.log.Debug("rows read", zap.Int64("rows", s.object.Rows), zap.Int64("bytes", s.object.RawBytes), zap.String("from", s.readFrom), zap.Duration("duration", elapsed),
+		zap.Duration("serialize", s.object.Serialize), zap.Duration("compress", s.object.Compress))
 	return s, nil
 }
 

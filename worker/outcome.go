@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,8 @@ import (
 // waitError says that a batch cannot go on just now, through no fault of its own.
 // It costs no attempt.
 type waitError struct {
-	reason string
+	kind   WaitKind // for counting; empty: other
+	reason string   // for people
 	after  time.Duration
 }
 
@@ -73,6 +75,7 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 	a.progress.stop()
 	if err == nil {
 		a.report(ctx, string(a.state()), "")
+		w.ended(a, a.result(), "")
 		return nil
 	}
 	// What is written about the attempt must be written even though its time is up.
@@ -88,22 +91,24 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 	case cause != nil && !errors.Is(cause, context.DeadlineExceeded):
 		a.log.Info("stopped before the batch was done", zap.String("state", string(a.state())))
 		a.report(ctx, endStopped, "")
+		w.ended(a, ResultStopped, "")
 		return river.JobSnooze(0)
 	case errors.Is(err, ledger.ErrStale):
 		a.log.Info("another attempt has taken over")
+		w.ended(a, ResultOvertaken, "")
 		w.yield(ctx, a)
 		return river.JobSnooze(staleWait)
 	case errors.As(err, &wait):
 	case errors.As(err, &spool):
-		wait = &waitError{reason: spool.Error() + " (hint: " + spool.Hint() + ")", after: outageWait}
+		wait = &waitError{kind: WaitSpool, reason: spool.Error() + " (hint: " + spool.Hint() + ")", after: outageWait}
 	case cause != nil: // before isOutage: a service that is cut off in mid-sentence looks like one that is away
 		err = &timeoutError{limit: w.Config.Worker.BatchTimeout, err: err}
 	case errors.As(err, &open):
 		wait = &waitError{reason: open.Error(), after: min(max(time.Until(open.Until), time.Second), time.Minute)}
 	case isOutage(err):
-		wait = &waitError{reason: err.Error(), after: outageWait}
+		wait = &waitError{kind: outageKind(err), reason: err.Error(), after: outageWait}
 	case source.Classify(err) == source.Busy:
-		wait = &waitError{reason: "a lock on the table was not to be had: " + err.Error(), after: outageWait}
+		wait = &waitError{kind: WaitLocked, reason: "a lock on the table was not to be had: " + err.Error(), after: outageWait}
 	}
 	if wait != nil {
 		a.log.Info("batch waits", zap.String("reason", wait.reason), zap.Duration("for", wait.after))
@@ -113,6 +118,7 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 			}
 		}
 		a.report(ctx, endWaits, wait.reason)
+		w.ended(a, ResultWaiting, cmp.Or(wait.kind, WaitOther))
 		return river.JobSnooze(wait.after)
 	}
 
@@ -131,12 +137,11 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 	if last {
 		a.report(ctx, endFailed+" "+a.progress.where(), "")
 		a.log.Error("batch failed", zap.Error(described))
-		if w.OnBatch != nil {
-			w.OnBatch(Done{Database: a.job.Args.Database, Failed: true})
-		}
+		w.ended(a, ResultFailed, "")
 	} else {
 		a.report(ctx, endRetry+" "+a.progress.where(), "")
 		a.log.Warn("batch failed; it will be tried again", zap.Error(described), zap.Duration("in", jobs.RetryDelay(a.job.Attempt)))
+		w.ended(a, ResultRetried, "")
 	}
 	if final {
 		return river.JobCancel(described)
@@ -171,6 +176,7 @@ func (w *Worker) yield(ctx context.Context, a *attempt) {
 // delete was begun is not let go: the next attempt finds out what happened.
 func (w *Worker) cancelled(ctx context.Context, a *attempt, err error) error {
 	if a.batch == nil || a.batch.State == ledger.Deleting {
+		w.ended(a, ResultStopped, "")
 		return river.JobSnooze(0)
 	}
 	cancelErr := w.Ledger.InTx(ctx, func(tx pgx.Tx) error {
@@ -180,6 +186,7 @@ func (w *Worker) cancelled(ctx context.Context, a *attempt, err error) error {
 		a.log.Warn("the cancellation was not recorded", zap.Error(cancelErr))
 	}
 	a.report(ctx, string(ledger.Cancelled), "by an operator; nothing was deleted")
+	w.ended(a, ResultCancelled, "")
 	return river.JobCancel(fmt.Errorf("cancelled by an operator; nothing was deleted: %w", err))
 }
 
@@ -207,6 +214,16 @@ func (a *attempt) describe(err error) error {
 
 func isOutage(err error) bool {
 	return source.Classify(err) == source.Unavailable || objstore.IsUnavailable(err)
+}
+
+// outageKind tells which service is away: a broken connection looks alike everywhere,
+// but every error of the store is marked as its own.
+func outageKind(err error) WaitKind {
+	var store *objstore.Error
+	if errors.As(err, &store) {
+		return WaitStorage
+	}
+	return WaitDatabase
 }
 
 func isPermanent(err error) bool {

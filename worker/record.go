@@ -66,9 +66,6 @@ func (w *Worker) record(ctx context.Context, a *attempt) error {
 	a.log.Info("batch archived", zap.Int64("records", o.Rows), zap.Int64("bytes", o.StoredBytes), zap.String("object_key", o.Key),
 		zap.Float64("query", t.Query), zap.Float64("serialize", t.Serialize), zap.Float64("compress", t.Compress), zap.Float64("upload", t.Upload),
 		zap.Float64("verify", t.Verify), zap.Float64("delete", t.Delete), zap.Float64("record", t.Record), zap.Float64("total", t.Total))
-	if w.OnBatch != nil {
-		w.OnBatch(Done{Database: a.batch.Database, Schema: a.batch.Schema, Table: a.batch.Table, Rows: o.Rows, Bytes: o.StoredBytes, Timings: t})
-	}
 	return nil
 }
 

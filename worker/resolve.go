@@ -69,7 +69,7 @@ func (w *Worker) resolve(ctx context.Context, a *attempt) error {
 		}
 		return w.covered(ctx, a)
 	case source.TwinDeciding:
-		return &waitError{reason: source.TwinAtWork.String(), after: twinWait}
+		return &waitError{kind: WaitTwin, reason: source.TwinAtWork.String(), after: twinWait}
 	}
 	return fmt.Errorf("resolve: unknown fate %d", fate)
 }

@@ -28,16 +28,8 @@ type Deps struct {
 	Sources map[string]*source.DB // by database name
 	Log     *zap.Logger
 	Version string
-	OnBatch func(Done)        // called, from several goroutines, when a batch has ended
+	OnBatch func(Done)        // called, from several goroutines, when an attempt at a batch has ended
 	Health  *telemetry.Health // told how the replica fares
-}
-
-// Done reports a batch that has ended.
-type Done struct {
-	Database, Schema, Table string
-	Rows, Bytes             int64
-	Timings                 ledger.Timings
-	Failed                  bool
 }
 
 // Worker works batch jobs; River calls it.

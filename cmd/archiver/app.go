@@ -14,6 +14,7 @@ import (
 
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/metrics"
 	"github.com/audit-table-archiver/archiver/internal/objstore"
 	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/internal/telemetry"
@@ -30,6 +31,7 @@ type app struct {
 	sources map[string]*source.DB
 	store   *objstore.Store
 	health  *telemetry.Health // nil: nobody can ask
+	metrics *metrics.Metrics  // nil: nobody can ask
 	// workerID names this process among the replicas, if it becomes one.
 	workerID string
 	// abandoned: something may still hold connections, and nobody waits for it.

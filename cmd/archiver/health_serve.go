@@ -25,7 +25,7 @@ const (
 	lookAtStorage = time.Minute
 )
 
-// serveHealth serves worker.listen until stop is called, which must come after the
+// serveHealth serves worker.listen, health and metrics, until stop is called, which must come after the
 // worker's end: a replica that stops is asked until the last. With an empty address,
 // or the default one taken, nothing is served. It comes after prepareWorker.
 func (a *app) serveHealth(ctx context.Context) (stop func(), err error) {
@@ -42,6 +42,14 @@ func (a *app) serveHealth(ctx context.Context) (stop func(), err error) {
 	mux := http.NewServeMux()
 	health.Handle(mux)
 	build().Handle(mux)
+	counted, err := a.newMetrics(health)
+	if err != nil {
+		return nil, err
+	}
+	counted.Handle(mux)
+	if config.IsLoopback(addr) {
+		telemetry.HandleProfiles(mux)
+	}
 
 	server, err := telemetry.Serve(ctx, addr, mux, a.log)
 	switch {
@@ -51,11 +59,11 @@ func (a *app) serveHealth(ctx context.Context) (stop func(), err error) {
 	case err != nil:
 		return nil, &exitError{code: exitUsage, err: fmt.Errorf("worker.listen: %w; nothing was archived or deleted", err), hint: "give each replica on a host an address of its own (ARCHIVER_WORKER_LISTEN), or an empty one"}
 	}
-	a.log.Info("serving health", zap.String("address", server.Addr))
+	a.log.Info("serving health and metrics", zap.String("address", server.Addr), zap.Bool("profiles", config.IsLoopback(addr)))
 	watch, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var watching sync.WaitGroup
 	watching.Go(func() { health.Run(watch) })
-	a.health = health
+	a.health, a.metrics = health, counted
 	return func() {
 		cancel()
 		if err := server.Close(); err != nil {

@@ -33,7 +33,8 @@ at once. Even kill -9 loses nothing: another replica takes over after worker.lea
 
 On worker.listen (127.0.0.1:8080) it serves GET /healthz (200 while its lease is held),
 /readyz (200 while it takes jobs and control database, schema and bucket answer; 503
-as soon as it is told to end) and /version. Where that address is taken, as by another
+as soon as it is told to end), /version and /metrics for Prometheus; and Go's profiles
+below /debug/pprof/ if only this machine can reach the address. Where that address is taken, as by another
 replica on this host, it warns and works on without; any other address that cannot be
 listened on is an error. archiver health asks these from a script.
 
@@ -164,7 +165,7 @@ func (a *app) runWorker(ctx context.Context, cfg *config.Config, o worker.RunOpt
 		defer func() { stop(!a.abandoned) }()
 	}
 	err := worker.Run(ctx, worker.Deps{
-		ID: a.workerID, Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(), Health: a.health,
+		ID: a.workerID, Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(), Health: a.health, OnBatch: a.attempted,
 	}, o)
 	a.abandoned = err != nil
 	switch {

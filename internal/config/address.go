@@ -197,7 +197,8 @@ func checkListen(r *report, path, address string) {
 	}
 }
 
-func isLoopback(address string) bool {
+// IsLoopback says whether only this machine can reach an address that is listened on.
+func IsLoopback(address string) bool {
 	host, _, err := net.SplitHostPort(address)
 	ip := net.ParseIP(host)
 	return err == nil && (host == "localhost" || (ip != nil && ip.IsLoopback()))

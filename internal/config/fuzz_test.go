@@ -45,7 +45,7 @@ func requireSound(t *testing.T, c *Config) {
 	require.NotEmpty(t, c.Control.URL)
 	require.GreaterOrEqual(t, c.S3.MultipartPartBytes, int64(5<<20))
 	require.Positive(t, c.MaxParallelDatabases)
-	require.True(t, c.UI.Password != "" || isLoopback(c.UI.Listen))
+	require.True(t, c.UI.Password != "" || IsLoopback(c.UI.Listen))
 	names := map[string]bool{}
 	for _, d := range c.Databases {
 		require.NotEmpty(t, d.Primary)

@@ -145,7 +145,7 @@ func resolveUI(s uiSection, r *report) UI {
 		r.add("ui.password", "is required beside username")
 	case s.Username == "" && s.Password != "":
 		r.add("ui.username", "is required beside password")
-	case s.Password == "" && !isLoopback(s.Listen):
+	case s.Password == "" && !IsLoopback(s.Listen):
 		r.add("ui.listen", "can be reached from other machines, where anyone could cancel jobs; set ui.username and ui.password, or listen on 127.0.0.1", s.Listen)
 	}
 	return UI(s)

@@ -30,6 +30,15 @@ func (b *Backlog) Queued() int64 { return b.Planned + b.Verified + b.Deleting - 
 
 // Backlogs returns a line for each table that has an open batch.
 func Backlogs(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]*Backlog, error) {
+	out, err := CountOpen(ctx, l, tx)
+	if err != nil {
+		return nil, err
+	}
+	return out, addReasons(ctx, l, tx, out)
+}
+
+// CountOpen is Backlogs without the reasons.
+func CountOpen(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]*Backlog, error) {
 	// Grouped before it is sorted out, so that the state of each of a million
 	// batches is found out once; and the reasons apart, since they need an order.
 	rows, err := tx.Query(ctx, l.SQL(`
@@ -54,7 +63,7 @@ func Backlogs(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]*Backlog, err
 		}
 		b.add(g)
 	}
-	return out, addReasons(ctx, l, tx, out)
+	return out, nil
 }
 
 // group is a number of batches of one table that stand alike.

@@ -37,6 +37,34 @@ type Totals struct {
 	RowsPerSecond *float64
 }
 
+// LastArchived returns when a batch of each table was last archived, if that was within
+// the last while. It looks only at the jobs that were finished in that time, so that a
+// caller who asks again and again does not read all batches each time; the queue keeps
+// finished jobs for a day. Zero, for ever, reads all batches.
+func (l *Ledger) LastArchived(ctx context.Context, q querier, within time.Duration) (map[TableName]time.Time, error) {
+	from, args := `{s}.batch b`, []any(nil)
+	if within > 0 { // the job of a batch is completed in the transaction that archives it
+		from = `{s}.river_job j JOIN {s}.batch b ON b.job_id = j.id AND j.state = 'completed' AND j.finalized_at >= now() - $1::interval`
+		args = []any{interval(within)}
+	}
+	//nolint:rowserrcheck // ForEachRow checks it
+	rows, err := q.Query(ctx, l.SQL(`
+		SELECT t.database, t.schema, t.name, d.last
+		FROM (SELECT b.table_id, max(b.archived_at) AS last FROM `+from+` GROUP BY 1) d JOIN {s}.archive_table t ON t.id = d.table_id
+		WHERE d.last IS NOT NULL`), args...)
+	if err != nil {
+		return nil, fmt.Errorf("look for the last archived batches: %w", err)
+	}
+	out := map[TableName]time.Time{}
+	var name TableName
+	var at time.Time
+	_, err = pgx.ForEachRow(rows, []any{&name.Database, &name.Schema, &name.Name, &at}, func() error { out[name] = at; return nil })
+	if err != nil {
+		return nil, fmt.Errorf("look for the last archived batches: %w", err)
+	}
+	return out, nil
+}
+
 // rateWindow is how far back the rate of a table looks: long enough to smooth
 // batches of minutes, short enough to say what is going on now.
 const rateWindow = "5 minutes"

@@ -18,6 +18,7 @@ import (
 
 	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/internal/testkit"
+	"github.com/audit-table-archiver/archiver/worker"
 )
 
 // findingsOutsideTables finds the codes of findings about services in the source.
@@ -128,6 +129,19 @@ func TestSafetyPage(t *testing.T) {
 	}
 	for _, m := range regexp.MustCompile("`[A-Za-z]+\\.(?:[A-Za-z]+\\.)?([A-Za-z]+)`").FindAllStringSubmatch(text, -1) {
 		require.True(t, functions[m[1]], "there is no function %s", m[0])
+	}
+}
+
+// TestMetricsPage holds that docs/METRICS.md explains each way in which an attempt ends,
+// and each thing that a batch waits for.
+func TestMetricsPage(t *testing.T) {
+	t.Parallel()
+	text := page(t, "docs/METRICS.md")
+	for _, r := range worker.Results() {
+		require.Contains(t, text, "`"+string(r)+"`")
+	}
+	for _, k := range worker.WaitKinds() {
+		require.Contains(t, text, "| `"+string(k)+"` | ")
 	}
 }
 
