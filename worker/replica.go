@@ -54,7 +54,7 @@ func Run(ctx context.Context, d Deps, o RunOptions) error {
 	if err := CheckSpool(d.Config.Worker.SpoolDir); err != nil {
 		return err
 	}
-	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), freed: make(chan struct{}, 1)}
+	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), vacuuming: newRunning(0), freed: make(chan struct{}, 1)}
 	pooled, err := behindPooler(ctx, d.Ledger.Pool)
 	if err != nil {
 		return err
@@ -109,7 +109,7 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 	if o.Drain {
 		g.Go(func() error {
 			defer stop()
-			return w.drain(work, o.Patience)
+			return w.drain(work, client, o.Patience)
 		})
 	}
 
@@ -152,6 +152,9 @@ func (w *Worker) tend(ctx context.Context, client *river.Client[pgx.Tx]) {
 			w.reclaim(ctx)
 		case <-reconcile.C:
 			w.reconcile(ctx, reconciler)
+			if err := w.closeRuns(ctx, client); err != nil && ctx.Err() == nil {
+				w.Log.Warn("runs that have ended were not looked for", zap.Error(err))
+			}
 		}
 	}
 }
@@ -234,9 +237,13 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 	if err := river.AddWorkerSafely(workers, w); err != nil {
 		return nil, fmt.Errorf("register the batch worker: %w", err)
 	}
+	if err := river.AddWorkerSafely(workers, &vacuumWorker{Worker: w}); err != nil {
+		return nil, fmt.Errorf("register the vacuum worker: %w", err)
+	}
 	queues := map[string]river.QueueConfig{jobs.ControlQueue: {MaxWorkers: 1}}
 	for _, d := range w.Config.Databases {
 		queues[jobs.Queue(d.Name)] = river.QueueConfig{MaxWorkers: min(d.Concurrency, w.Config.Worker.Concurrency)}
+		queues[jobs.VacuumQueue(d.Name)] = river.QueueConfig{MaxWorkers: 1}
 	}
 	timeout := w.Config.Worker.BatchTimeout
 	// Admission tells the replicas of new jobs each second at the latest; with many

@@ -107,7 +107,11 @@ func (a *app) planAndDrain(ctx context.Context, logLevel string, o planOptions, 
 	if err != nil {
 		return nil, err
 	}
-	report := newRunReport(tables, done, left)
+	vacuums, err := a.ledger.VacuumedSince(look, since, names)
+	if err != nil {
+		return nil, err
+	}
+	report := newRunReport(tables, done, left, vacuums)
 	if ctx.Err() != nil {
 		return report, context.Cause(ctx)
 	}
@@ -215,6 +219,11 @@ func (c *cli) printRun(r *runReport) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	for _, t := range r.Tables {
+		if t.Vacuum != nil {
+			c.printf("%s: %s\n", t.name, t.Vacuum.text)
+		}
 	}
 	c.printf("%s archived in %s, %s rows/s\n", plural(r.rows(), "row", "rows"), span(time.Duration(r.Seconds*float64(time.Second))), humanize.Comma(int64(r.RowsPerSecond)))
 	return nil

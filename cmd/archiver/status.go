@@ -97,6 +97,7 @@ type tableStatus struct {
 	WaitingFor    *string     `json:"waiting_for"`
 
 	Schedule *scheduleStatus `json:"schedule"` // null: planned by hand
+	Vacuum   *vacuumJSON     `json:"vacuum"`   // the last one; null: none so far
 }
 
 type batchCounts struct {
@@ -142,6 +143,7 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 	var workers []*fleet.LiveWorker
 	var standing *fleet.Standing
 	var schedules []ledger.Schedule
+	var vacuums []ledger.Vacuum
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err := pgx.BeginTxFunc(ctx, a.control, snapshot, func(tx pgx.Tx) (err error) {
 		// It would take longer to compile these queries than to run them.
@@ -155,6 +157,9 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 			return err
 		}
 		if schedules, err = a.ledger.Schedules(ctx, tx); err != nil {
+			return err
+		}
+		if vacuums, err = a.ledger.LastVacuums(ctx, tx); err != nil {
 			return err
 		}
 		if standing, err = fleet.ReadStanding(ctx, a.ledger, tx); err != nil {
@@ -198,6 +203,11 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 			if err := t.addSchedule(d); err != nil {
 				return nil, err
 			}
+		}
+	}
+	for _, v := range vacuums {
+		if t := tables[[3]string{v.Name.Database, v.Name.Schema, v.Name.Name}]; t != nil {
+			t.Vacuum = newVacuumJSON(v)
 		}
 	}
 	if err := a.addStuck(ctx, s); err != nil {

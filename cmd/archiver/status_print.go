@@ -147,6 +147,9 @@ func (s *statusReport) remarks() []string {
 		case t.Paused:
 			out = append(out, t.name()+": paused")
 		}
+		if t.Vacuum != nil {
+			out = append(out, t.name()+": "+clip(t.Vacuum.text, 300))
+		}
 		if trouble := t.scheduleTrouble(); trouble != "" {
 			out = append(out, t.name()+": "+trouble)
 		}

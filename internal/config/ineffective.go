@@ -15,8 +15,6 @@ func notYet() []string {
 		"read_replica",
 		"max_replica_lag_mb",
 		"replica_fallback",
-		"vacuum_after_archival",
-		"vacuum_mode",
 		"parallel_databases",
 		"max_parallel_databases",
 		"s3.circuit_breaker",
