@@ -19,3 +19,22 @@ UPDATE run r SET vacuum = 'none'
     WHERE NOT EXISTS (SELECT FROM batch b WHERE b.run_id = r.id AND b.state IN ('planned', 'verified', 'deleting'));
 CREATE INDEX run_unfinished ON run (id) WHERE vacuum IS NULL OR vacuum IN ('queued', 'running');
 CREATE INDEX run_vacuumed ON run (table_id, id) WHERE vacuum <> 'none';
+
+-- A long run of a table whose batch size adapts is planned in windows, the next one
+-- when few batches of the last are left.
+ALTER TABLE run
+    ADD COLUMN more          boolean NOT NULL DEFAULT false, -- there are windows left to plan
+    ADD COLUMN rows_left     bigint  NOT NULL DEFAULT 0,     -- about so many rows are in them
+    ADD COLUMN window_from   bigint,                         -- the first batch of the last window
+    ADD COLUMN claimed_until timestamptz,                    -- somebody plans the next one, or it is not to be tried before
+    ADD COLUMN window_error  text,                           -- why it was not planned
+    ADD COLUMN window_hint   text;
+CREATE INDEX run_more ON run (table_id) WHERE more;
+
+ALTER TABLE archive_table
+    ADD COLUMN batch_size         integer,                   -- that queries have brought about; null: as configured
+    ADD COLUMN batch_size_from    integer,                   -- the configured one that it started from
+    -- Sums over finished batches in which each counts less the older it is: what a row costs.
+    ADD COLUMN query_rows         double precision NOT NULL DEFAULT 0,
+    ADD COLUMN query_seconds      double precision NOT NULL DEFAULT 0,
+    ADD COLUMN last_query_seconds double precision;

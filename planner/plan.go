@@ -11,6 +11,7 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/jobs"
 )
 
 // Plan is what would be archived of one table.
@@ -18,9 +19,12 @@ type Plan struct {
 	Table     config.Table
 	Findings  []source.Finding
 	Cutoff    source.Cutoff
-	Pages     []source.Page
-	Rows      int64 // in Pages
-	Bytes     int64 // estimated heap bytes of these rows
+	BatchSize int           // rows
+	Pages     []source.Page // to be enqueued
+	Rows      int64         // of all batches
+	Batches   int           // Pages, and those of further windows as they would be cut now
+	Later     int64         // rows of further windows, which are planned as the run goes on
+	Bytes     int64         // estimated heap bytes of these rows
 	TableSize source.Size
 	Open      ledger.Table // what the ledger already holds for the table
 	// Set by Enqueue.
@@ -28,6 +32,8 @@ type Plan struct {
 	Enqueued int
 
 	keyColumns []string
+	tableID    int64
+	firstBatch int64 // of those that were enqueued
 }
 
 // Refused returns the findings that keep the table from being planned.
@@ -97,13 +103,22 @@ func Make(ctx context.Context, db *source.DB, l *ledger.Ledger, c config.Table, 
 	if p.TableSize, err = db.Size(ctx, table); err != nil {
 		return nil, err
 	}
+	p.BatchSize = firstSize(c, p.Open.Pace)
+	if p.Open.UnplannedRun != 0 {
+		return p, nil // its own windows come first; what is beyond its cutoff is the next plan's
+	}
 	var after []string
 	if p.Open.OpenBatches > 0 {
 		after = p.Open.PlannedTo
 	}
-	err = db.Walk(ctx, table, after, p.Cutoff.Value, c.BatchSize, func(page source.Page) error {
-		p.Pages = append(p.Pages, page)
+	err = db.Walk(ctx, table, after, p.Cutoff.Value, p.BatchSize, func(page source.Page) error {
 		p.Rows += page.Rows
+		p.Batches++
+		if adapts(c) && p.Batches > jobs.FirstWindow {
+			p.Later += page.Rows
+			return nil
+		}
+		p.Pages = append(p.Pages, page)
 		return nil
 	})
 	if err != nil {

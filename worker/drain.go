@@ -9,6 +9,7 @@ import (
 	"github.com/riverqueue/river"
 	"go.uber.org/zap"
 
+	"github.com/audit-table-archiver/archiver/internal/fleet"
 	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/jobs"
 )
@@ -50,9 +51,14 @@ func (w *Worker) backlog(ctx context.Context) (Backlog, error) {
 func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patience time.Duration) error {
 	last, since := int64(-1), time.Now()
 	closed := false
+	tables := fleet.WindowTables(w.Config)
 	for {
 		began := time.Now()
 		b, err := w.backlog(ctx)
+		var windows int64
+		if err == nil && b.Left() == 0 {
+			windows, err = w.Ledger.WindowsDue(ctx, tables)
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -62,6 +68,7 @@ func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patien
 			return err
 		case b.Left() == 0 && closed:
 			return nil
+		case b.Left() == 0 && windows > 0: // a planner is about to
 		case b.Left() == 0: // perhaps but for the vacuum of a run whose last batch was cancelled
 			if closeErr := w.closeRuns(ctx, client); closeErr == nil {
 				closed = true

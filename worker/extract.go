@@ -56,6 +56,9 @@ func (s spoolWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// slowQuery is what reading a batch should never take.
+const slowQuery = 5 * time.Second
+
 // maxRounds bounds how often one attempt reads the rows again because they
 // changed; then it gives its place to other batches for a while.
 const maxRounds = 5
@@ -76,7 +79,7 @@ func (w *Worker) extract(ctx context.Context, a *attempt) (*spool, error) {
 			return nil, err
 		}
 	}
-	maxRows := 2 * int64(a.table.BatchSize)
+	maxRows := 2 * max(int64(a.table.BatchSize), a.batch.RowsPlanned) // which adapts
 	for {
 		s, err := w.read(ctx, a, maxRows)
 		var tooLarge *encode.TooLargeError
@@ -143,6 +146,10 @@ func (w *Worker) read(ctx context.Context, a *attempt, maxRows int64) (*spool, e
 	a.timings.Serialize += s.object.Serialize.Seconds()
 	a.timings.Compress += s.object.Compress.Seconds()
 	a.timings.Query += max(elapsed-s.object.Serialize, 0).Seconds()
+	if query := max(elapsed-s.object.Serialize, 0); query > slowQuery {
+		a.log.Warn("slow query", zap.Duration("query", query), zap.Int64("rows", s.object.Rows),
+			zap.String("hint", "see that an index starts with the timestamp column and ends with the key (archiver check), lower batch_size or adaptive_batch.target_query_time, vacuum the table, or read from a replica (read_replica)"))
+	}
 	a.progress.holds(s.object.Rows, s.object.StoredBytes)
 	a.log.Debug("rows read", zap.Int64("rows", s.object.Rows), zap.Int64("bytes", s.object.RawBytes), zap.Duration("duration", elapsed))
 	return s, nil

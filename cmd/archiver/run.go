@@ -199,6 +199,10 @@ func planLine(p planned) string {
 			text += fmt.Sprintf("  %s: %s\n    hint: %s\n", f.Code, f.Message, f.Hint)
 		}
 		return text
+	case p.plan.Open.UnplannedRun != 0:
+		return fmt.Sprintf("%s: nothing new; run %d goes on with about %s that are not planned yet\n", p.table, p.plan.Open.UnplannedRun, plural(p.plan.Open.UnplannedRows, "row", "rows"))
+	case p.plan.Later > 0:
+		return fmt.Sprintf("%s: %s with %s, the first %s of them now\n", p.table, plural(int64(p.plan.Batches), "batch", "batches"), plural(p.plan.Rows, "row", "rows"), plural(int64(p.plan.Enqueued), "batch", "batches"))
 	case p.plan.Enqueued == 0 && p.plan.Open.OpenBatches > 0:
 		return fmt.Sprintf("%s: nothing new beyond %s still open\n", p.table, plural(p.plan.Open.OpenBatches, "batch", "batches"))
 	case p.plan.Enqueued == 0:

@@ -21,7 +21,7 @@ type runTable struct {
 	Schema          string `json:"schema"`
 	Table           string `json:"table"`
 	RowsArchived    int64  `json:"rows_archived"`
-	RowsLeft        int64  `json:"rows_left"` // planned, in batches that are still open
+	RowsLeft        int64  `json:"rows_left"` // in batches that are still open, or to be planned as the run goes on
 	BatchesArchived int64  `json:"batches_archived"`
 	BatchesFailed   int64  `json:"batches_failed"`
 	BytesStored     int64  `json:"bytes_stored"`

@@ -11,7 +11,6 @@ import (
 func notYet() []string {
 	return []string{
 		"throttle",
-		adaptiveKey,
 		"read_replica",
 		"max_replica_lag_mb",
 		"replica_fallback",
@@ -21,22 +20,16 @@ func notYet() []string {
 	}
 }
 
-const adaptiveKey = "adaptive_batch"
-
 // Ineffective returns the paths of the keys that the configuration sets to
 // something other than their default and that have no effect yet, so that nobody
 // relies on a throttle that does not throttle. It knows them for a Config that
-// Load returned. adaptive_batch is on by default and has one line of its own.
+// Load returned.
 func Ineffective(c *Config) []string {
 	without := notYet()
 	var lines []string
-	adapts := func(t Table) bool { return t.Adaptive.Enabled }
-	if slices.Contains(without, adaptiveKey) && slices.ContainsFunc(c.Databases, func(d Database) bool { return slices.ContainsFunc(d.Tables, adapts) }) {
-		lines = append(lines, adaptiveKey+": planned with batch_size as given")
-	}
 	for _, s := range c.given {
 		for _, key := range without {
-			if key != adaptiveKey && (s.key == key || strings.HasPrefix(s.key, key+".")) {
+			if s.key == key || strings.HasPrefix(s.key, key+".") {
 				lines = append(lines, s.path)
 			}
 		}

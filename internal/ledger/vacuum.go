@@ -67,7 +67,7 @@ type Vacuum struct {
 }
 
 // CloseRun finds out, in the transaction that ended a batch, whether that was the last
-// of its run, and if so decides about the vacuum: wanted says whether the configuration
+// of its run, with no window left to be planned, and if so decides about the vacuum: wanted says whether the configuration
 // wants one, archived that a batch of the run is known to be archived. It is true exactly
 // once for a run, whoever ends its last batches at the same time, and then the caller
 // inserts the job in the same transaction.
@@ -80,7 +80,7 @@ func (l *Ledger) CloseRun(ctx context.Context, tx pgx.Tx, runID, tableID int64, 
 	batch.Queue(l.SQL(`
 		UPDATE {s}.run r SET vacuum_at = now(), vacuum = CASE WHEN $2
 			AND ($4 OR EXISTS (SELECT FROM {s}.batch WHERE table_id = $3 AND state = 'archived' AND run_id = r.id)) THEN 'queued' ELSE 'none' END
-		WHERE id = $1 AND vacuum IS NULL
+		WHERE id = $1 AND vacuum IS NULL AND NOT more
 			AND NOT EXISTS (SELECT FROM {s}.batch WHERE run_id = $1 AND state IN ('planned', 'verified', 'deleting'))
 		RETURNING vacuum = 'queued'`), runID, wanted, tableID, archived).QueryRow(func(row pgx.Row) error {
 		err := row.Scan(&queued)
@@ -114,7 +114,7 @@ type OpenRun struct {
 func (l *Ledger) DrainedRuns(ctx context.Context) ([]OpenRun, error) {
 	rows, err := l.Pool.Query(ctx, l.SQL(`
 		SELECT r.id, r.table_id, t.database, t.schema, t.name FROM {s}.run r JOIN {s}.archive_table t ON t.id = r.table_id
-		WHERE r.vacuum IS NULL AND NOT EXISTS (SELECT FROM {s}.batch WHERE run_id = r.id AND state IN ('planned', 'verified', 'deleting'))
+		WHERE r.vacuum IS NULL AND NOT r.more AND NOT EXISTS (SELECT FROM {s}.batch WHERE run_id = r.id AND state IN ('planned', 'verified', 'deleting'))
 		ORDER BY r.id`))
 	if err != nil {
 		return nil, fmt.Errorf("look for runs that have ended: %w", err)

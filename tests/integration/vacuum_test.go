@@ -207,7 +207,8 @@ const vacuumsAtWork = `SELECT count(*) FROM pg_stat_activity WHERE datname = cur
 // again. Meanwhile it shows how far it is.
 func TestVacuumStopped(t *testing.T) {
 	t.Parallel()
-	tr := newTrial(t, 2000, "")
+	tr := newTrial(t, 400, "")
+	tr.cfg.Worker.ShutdownTimeout = 10 * time.Second
 	undo := tr.slowly()
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
