@@ -31,7 +31,7 @@ var points = []string{
 	"resolve:locked", "resolve:decided", // last: they need what the others leave behind
 }
 
-// notInABatch are the failpoints elsewhere, besides vacuumPoints.
+// notInABatch are the failpoints elsewhere, besides vacuumPoints and windowPoints.
 var notInABatch = []string{"enqueue:page", "schedule:claimed"}
 
 // at is the failpoint's action in the way of ARCHIVER_FAILPOINTS.
@@ -48,7 +48,7 @@ func at(point, action string) string {
 func TestEveryFailpointIsTried(t *testing.T) {
 	t.Parallel()
 	tried := map[string]bool{}
-	for _, p := range slices.Concat(points, notInABatch, vacuumPoints) {
+	for _, p := range slices.Concat(points, notInABatch, vacuumPoints, windowPoints) {
 		name, _, _ := strings.Cut(p, "@")
 		tried[name] = true
 	}
