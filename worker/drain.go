@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/audit-table-archiver/archiver/internal/fleet"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/jobs"
 )
@@ -46,6 +47,17 @@ func (w *Worker) backlog(ctx context.Context) (Backlog, error) {
 	return b, nil
 }
 
+// left is the backlog, and when there is none the number of windows that are about to be
+// planned.
+func (w *Worker) left(ctx context.Context, tables []ledger.WindowTable) (Backlog, int64, error) {
+	b, err := w.backlog(ctx)
+	if err != nil || b.Left() > 0 {
+		return b, 0, err
+	}
+	windows, err := w.Ledger.WindowsDue(ctx, tables)
+	return b, windows, err
+}
+
 // drain returns when no job of the configured databases is left, whoever works
 // it, or when what is left only waits and patience has run out.
 func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patience time.Duration) error {
@@ -54,11 +66,7 @@ func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patien
 	tables := fleet.WindowTables(w.Config)
 	for {
 		began := time.Now()
-		b, err := w.backlog(ctx)
-		var windows int64
-		if err == nil && b.Left() == 0 {
-			windows, err = w.Ledger.WindowsDue(ctx, tables)
-		}
+		b, windows, err := w.left(ctx, tables)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -66,9 +74,9 @@ func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patien
 			w.Log.Warn("the control database is out of reach", zap.Error(err))
 		case err != nil:
 			return err
+		case windows > 0:
 		case b.Left() == 0 && closed:
 			return nil
-		case b.Left() == 0 && windows > 0: // a planner is about to
 		case b.Left() == 0: // perhaps but for the vacuum of a run whose last batch was cancelled
 			if closeErr := w.closeRuns(ctx, client); closeErr == nil {
 				closed = true

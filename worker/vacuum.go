@@ -139,12 +139,14 @@ func (v *vacuumWorker) vacuum(ctx context.Context, job *river.Job[jobs.VacuumArg
 	if err := failpoint.Hit(ctx, "vacuum:begin"); err != nil {
 		return err
 	}
+	began := time.Now()
 	report, err := db.Vacuum(ctx, source.VacuumRequest{Table: t, Cutoff: run.Cutoff, Full: full, Progress: func(p source.VacuumProgress) {
 		log.Debug("vacuum at work", zap.String("phase", p.Phase), zap.String("relation", p.Relation), zap.Float64("percent", p.Percent))
 		if err := v.Ledger.NoteVacuum(ctx, run.RunID, ledger.VacuumRunning, p.String(), ""); err != nil {
 			log.Debug("progress was not recorded", zap.Error(err))
 		}
 	}})
+	seconds := time.Since(began).Seconds()
 	var notOwner *source.NotOwnerError
 	var missing *source.NotFoundError
 	switch {
@@ -159,7 +161,7 @@ func (v *vacuumWorker) vacuum(ctx context.Context, job *river.Job[jobs.VacuumArg
 		return err
 	}
 	result := ledger.VacuumResult{
-		Mode: t.VacuumMode, Seconds: report.Seconds, Relations: report.Relations, BytesBefore: report.BytesBefore, BytesAfter: report.BytesAfter,
+		Mode: t.VacuumMode, Seconds: seconds, Relations: report.Relations, BytesBefore: report.BytesBefore, BytesAfter: report.BytesAfter,
 		DeadBefore: report.DeadBefore, DeadAfter: report.DeadAfter, LiveAfter: report.LiveAfter,
 	}
 	note := ""

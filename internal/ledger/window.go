@@ -177,7 +177,7 @@ func (l *Ledger) UnplannedRuns(ctx context.Context, q querier) ([]Unplanned, err
 
 // Paces returns the pace of each table that was ever planned.
 func (l *Ledger) Paces(ctx context.Context, q querier) (map[TableName]Pace, error) {
-	rows, err := q.Query(ctx, l.SQL(`SELECT t.database, t.schema, t.name, `+selectPace+` FROM {s}.archive_table t`))
+	rows, err := q.Query(ctx, l.SQL(`SELECT t.database, t.schema, t.name, `+selectPace+` FROM {s}.archive_table t`)) //nolint:rowserrcheck // ForEachRow checks it
 	if err != nil {
 		return nil, fmt.Errorf("read the batch sizes: %w", err)
 	}

@@ -48,7 +48,6 @@ type VacuumReport struct {
 	BytesBefore, BytesAfter int64
 	DeadBefore, DeadAfter   int64
 	LiveAfter               int64
-	Seconds                 float64 // of the VACUUM itself
 }
 
 // NotOwnerError says that the server would only warn and skip the table.
@@ -151,11 +150,9 @@ func (d *DB) vacuum(ctx context.Context, r VacuumRequest) (*VacuumReport, error)
 		return report, err
 	}
 	report.Relations = len(names)
-	began := time.Now()
 	if err := d.runVacuum(ctx, r, names, oids); err != nil {
 		return nil, err
 	}
-	report.Seconds = time.Since(began).Seconds()
 	err = d.inTx(ctx, readOnly, "", func(t *tx) (err error) {
 		report.BytesAfter, report.DeadAfter, report.LiveAfter, err = t.vacuumSize(ctx, oids)
 		return err

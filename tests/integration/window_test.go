@@ -4,7 +4,6 @@ package integration
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -82,7 +81,7 @@ func (tr *trial) whole(rows int64) {
 	tr.exactlyOnce()
 	require.Zero(tr.t, tr.rowsLeft())
 	require.Equal(tr.t, map[string]int64{"archived": tr.count(`SELECT count(*) FROM {s}.batch`)}, tr.states(tr.t))
-	require.EqualValues(tr.t, rows, tr.count(`SELECT sum(rows_planned)::bigint FROM {s}.batch`), "no range is planned twice")
+	require.Equal(tr.t, rows, tr.count(`SELECT sum(rows_planned)::bigint FROM {s}.batch`), "no range is planned twice")
 	require.Equal(tr.t, tr.count(`SELECT count(*) FROM {s}.batch`), tr.count(`SELECT count(DISTINCT to_key) FROM {s}.batch`))
 	require.EqualValues(tr.t, 1, tr.count(`SELECT count(*) FROM {s}.run WHERE NOT more AND rows_left = 0`))
 	require.EqualValues(tr.t, 1, tr.count(`SELECT count(*) FROM {s}.river_job WHERE kind = 'vacuum_table'`), "one vacuum, after the last window")
@@ -157,7 +156,7 @@ func TestWindowsAfterDeath(t *testing.T) {
 	t.Parallel()
 	tr := newWindows(t, 700, "min_batch_size: 5, max_batch_size: 20, target_query_time: 1h")
 	var claimed, begun atomic.Int64
-	stop := tr.windows(1, func(ctx context.Context, name string) error {
+	stop := tr.windows(1, func(_ context.Context, name string) error {
 		fails := (name == "window:claimed" && claimed.Add(1) == 1) || (name == "window:before-commit" && begun.Add(1) == 1)
 		if !fails {
 			return nil
@@ -230,6 +229,6 @@ func TestSlowQueryWarns(t *testing.T) {
 	require.Len(t, warned.FilterMessage("slow query").All(), 1)
 	hint := warned.FilterMessage("slow query").All()[0].ContextMap()["hint"]
 	for _, advice := range []string{"index", "batch_size", "read_replica"} {
-		require.True(t, strings.Contains(hint.(string), advice), hint)
+		require.Contains(t, hint, advice)
 	}
 }
