@@ -24,7 +24,18 @@ func (p *Plan) Enqueue(ctx context.Context, l *ledger.Ledger, client *river.Clie
 	if len(p.Pages) == 0 {
 		return nil
 	}
-	return p.enqueueThen(ctx, l, client, func(context.Context, pgx.Tx) error { return nil })
+	return p.enqueueThen(ctx, l, client, func(ctx context.Context, tx pgx.Tx) error { return p.recordWindow(ctx, l, tx) })
+}
+
+// recordWindow leaves word, in the transaction of the last page, of what is planned
+// later, and of the batch size.
+func (p *Plan) recordWindow(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) error {
+	if !adapts(p.Table) || len(p.Pages) == 0 {
+		return nil
+	}
+	return l.RecordWindow(ctx, tx, ledger.Window{
+		RunID: p.RunID, TableID: p.tableID, More: p.Later > 0, RowsLeft: p.Later, From: p.firstBatch, BatchSize: p.BatchSize, BatchSizeFrom: p.Table.BatchSize,
+	})
 }
 
 // enqueueThen is Enqueue; finish runs in the transaction of the last page, or in one
@@ -98,6 +109,9 @@ func (p *Plan) enqueuePage(ctx context.Context, tx pgx.Tx, l *ledger.Ledger, cli
 	if err := l.InsertBatches(ctx, tx, runID, tableID, batches); err != nil {
 		return err
 	}
-	p.RunID = runID // on rollback the next page is not tried either
+	if p.firstBatch == 0 {
+		p.firstBatch = ids[0]
+	}
+	p.tableID, p.RunID = tableID, runID // on rollback the next page is not tried either
 	return nil
 }

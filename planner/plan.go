@@ -18,9 +18,12 @@ type Plan struct {
 	Table     config.Table
 	Findings  []source.Finding
 	Cutoff    source.Cutoff
-	Pages     []source.Page
-	Rows      int64 // in Pages
-	Bytes     int64 // estimated heap bytes of these rows
+	BatchSize int           // rows
+	Pages     []source.Page // to be enqueued
+	Rows      int64         // of all batches
+	Batches   int           // Pages, and those of further windows as they would be cut now
+	Later     int64         // rows of further windows, which are planned as the run goes on
+	Bytes     int64         // estimated heap bytes of these rows
 	TableSize source.Size
 	Open      ledger.Table // what the ledger already holds for the table
 	ReadFrom  string       // the server that was walked last: source.Primary or source.ReadReplica
@@ -32,6 +35,9 @@ type Plan struct {
 	Enqueued int
 
 	keyColumns []string
+	walkedTo   []string // the end of the last page that was seen
+	tableID    int64
+	firstBatch int64 // of those that were enqueued
 }
 
 // Refused returns the findings that keep the table from being planned.
@@ -97,6 +103,12 @@ func Make(ctx context.Context, db *source.DB, l *ledger.Ledger, c config.Table, 
 	}
 	if p.Cutoff, err = cutoff(ctx, db, table, o); err != nil {
 		return nil, err
+	}
+	p.BatchSize = firstSize(c, p.Open.Pace)
+	if p.Open.UnplannedRun != 0 {
+		// Its own windows come first; what is beyond its cutoff is the next plan's.
+		p.TableSize, err = db.Size(ctx, table)
+		return p, err
 	}
 	if err := p.walk(ctx, db, table); err != nil {
 		return nil, err

@@ -190,6 +190,9 @@ func (s *Scheduler) plan(ctx context.Context, d due, claim *ledger.ScheduleClaim
 		return nil, &source.RefusedError{Table: d.String(), Findings: refused}
 	}
 	err = p.enqueueThen(ctx, s.Ledger, s.Queue, func(ctx context.Context, tx pgx.Tx) error {
+		if err := p.recordWindow(ctx, s.Ledger, tx); err != nil {
+			return err
+		}
 		return s.Ledger.SettleSchedule(ctx, tx, claim, p.RunID)
 	})
 	return p, err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/jobs"
 )
 
 // maxConflicts is how often a plan goes on after the replica has cancelled its read.
@@ -39,21 +40,27 @@ func (p *Plan) walk(ctx context.Context, db *source.DB, table *source.Table) err
 	}
 }
 
-// walkOn goes on behind the last page, or behind what is planned already.
+// walkOn goes on behind the last page that was seen, or behind what is planned already.
 func (p *Plan) walkOn(ctx context.Context, from *source.DB, table *source.Table) (err error) {
 	var after []string
 	switch {
-	case len(p.Pages) > 0:
-		after = p.Pages[len(p.Pages)-1].Range.To
+	case p.walkedTo != nil:
+		after = p.walkedTo
 	case p.Open.OpenBatches > 0:
 		after = p.Open.PlannedTo
 	}
 	if p.TableSize, err = from.Size(ctx, table); err != nil {
 		return err
 	}
-	return from.Walk(ctx, table, after, p.Cutoff.Value, p.Table.BatchSize, func(page source.Page) error {
-		p.Pages = append(p.Pages, page)
+	return from.Walk(ctx, table, after, p.Cutoff.Value, p.BatchSize, func(page source.Page) error {
+		p.walkedTo = page.Range.To
 		p.Rows += page.Rows
+		p.Batches++
+		if adapts(p.Table) && p.Batches > jobs.FirstWindow {
+			p.Later += page.Rows // of further windows
+			return nil
+		}
+		p.Pages = append(p.Pages, page)
 		return nil
 	})
 }

@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
 	"go.uber.org/zap"
 
+	"github.com/audit-table-archiver/archiver/internal/fleet"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/jobs"
 )
@@ -19,7 +23,7 @@ const (
 	drainShare = 20
 )
 
-// Backlog counts the jobs of some databases that are not finished.
+// Backlog counts the jobs of some databases that are not finished: batches and vacuums.
 type Backlog struct {
 	Running, Ready, Waiting int64 // Waiting: for a retry, a lock, an outage
 }
@@ -30,7 +34,7 @@ func (b Backlog) Left() int64 { return b.Running + b.Ready + b.Waiting }
 func (w *Worker) backlog(ctx context.Context) (Backlog, error) {
 	var queues []string
 	for _, d := range w.Config.Databases {
-		queues = append(queues, jobs.Queue(d.Name))
+		queues = append(queues, jobs.Queue(d.Name), jobs.VacuumQueue(d.Name))
 	}
 	var b Backlog
 	err := w.Ledger.Pool.QueryRow(ctx, w.Ledger.SQL(`
@@ -57,13 +61,26 @@ func (w *Worker) allPaused(ctx context.Context) bool {
 	return err == nil && paused
 }
 
+// left is the backlog, and when there is none the number of windows that are about to be
+// planned.
+func (w *Worker) left(ctx context.Context, tables []ledger.WindowTable) (Backlog, int64, error) {
+	b, err := w.backlog(ctx)
+	if err != nil || b.Left() > 0 {
+		return b, 0, err
+	}
+	windows, err := w.Ledger.WindowsDue(ctx, tables)
+	return b, windows, err
+}
+
 // drain returns when no job of the configured databases is left, whoever works
 // it, or when what is left only waits and patience has run out.
-func (w *Worker) drain(ctx context.Context, patience time.Duration) error {
+func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patience time.Duration) error {
 	last, since := int64(-1), time.Now()
+	closed := false
+	tables := fleet.WindowTables(w.Config)
 	for {
 		began := time.Now()
-		b, err := w.backlog(ctx)
+		b, windows, err := w.left(ctx, tables)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -71,17 +88,26 @@ func (w *Worker) drain(ctx context.Context, patience time.Duration) error {
 			w.Log.Warn("the control database is out of reach", zap.Error(err))
 		case err != nil:
 			return err
-		case b.Left() == 0:
+		case windows > 0:
+		case b.Left() == 0 && closed:
 			return nil
+		case b.Left() == 0: // perhaps but for the vacuum of a run whose last batch was cancelled
+			if closeErr := w.closeRuns(ctx, client); closeErr == nil {
+				closed = true
+				continue
+			} else if source.Classify(closeErr) != source.Unavailable && ctx.Err() == nil {
+				return closeErr
+			}
 		case b.Left() != last:
 			last, since = b.Left(), time.Now()
 		}
+		closed = closed && b.Left() == 0
 		if err == nil && b.Running == 0 && patience > 0 && w.allPaused(ctx) {
 			w.Log.Warn("drain ends: what is left is paused", zap.Int64("batches", b.Left()))
 			return nil
 		}
 		if err == nil && b.Running == 0 && patience > 0 && time.Since(since) > patience {
-			w.Log.Warn("drain ends: what is left only waits", zap.Int64("batches", b.Left()), zap.Duration("without_progress", patience))
+			w.Log.Warn("drain ends: what is left only waits", zap.Int64("jobs", b.Left()), zap.Duration("without_progress", patience))
 			return nil
 		}
 		next := time.NewTimer(max(drainEvery, drainShare*time.Since(began)))

@@ -58,6 +58,9 @@ func (s spoolWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// slowQuery is what reading a batch should never take.
+const slowQuery = 5 * time.Second
+
 // maxRounds bounds how often one attempt reads the rows again because they
 // changed; then it gives its place to other batches for a while.
 const maxRounds = 5
@@ -78,7 +81,7 @@ func (w *Worker) extract(ctx context.Context, a *attempt) (*spool, error) {
 			return nil, err
 		}
 	}
-	maxRows := 2 * int64(a.table.BatchSize)
+	maxRows := 2 * max(int64(a.table.BatchSize), a.batch.RowsPlanned) // which adapts
 	for {
 		from, err := w.reader(ctx, a)
 		if err != nil {
@@ -168,6 +171,10 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 	a.timings.Serialize += s.object.Serialize.Seconds()
 	a.timings.Compress += s.object.Compress.Seconds()
 	a.timings.Query += max(elapsed-s.object.Serialize, 0).Seconds()
+	if query := max(elapsed-s.object.Serialize, 0); query > slowQuery {
+		a.log.Warn("slow query", zap.Duration("query", query), zap.Int64("rows", s.object.Rows),
+			zap.String("hint", "see that an index starts with the timestamp column and ends with the key (archiver check), lower batch_size or adaptive_batch.target_query_time, vacuum the table, or read from a replica (read_replica)"))
+	}
 	a.progress.holds(s.object.Rows, s.object.StoredBytes)
 	a.log.Debug("rows read", zap.Int64("rows", s.object.Rows), zap.Int64("bytes", s.object.RawBytes), zap.String("from", s.readFrom), zap.Duration("duration", elapsed),
 		zap.Duration("serialize", s.object.Serialize), zap.Duration("compress", s.object.Compress))

@@ -50,6 +50,9 @@ func (w *Worker) record(ctx context.Context, a *attempt) error {
 		if err := failpoint.Hit(ctx, "record:ledger"); err != nil {
 			return err
 		}
+		if err := w.batchEnded(ctx, tx, a, true); err != nil {
+			return err
+		}
 		if err := w.completeJob(ctx, tx, a); err != nil {
 			return err
 		}
@@ -130,6 +133,9 @@ func (w *Worker) committedBefore(ctx context.Context, a *attempt) bool {
 func (w *Worker) recordEmpty(ctx context.Context, a *attempt) error {
 	err := w.Ledger.InTx(ctx, func(tx pgx.Tx) error {
 		if err := w.Ledger.Emptied(ctx, tx, a.batch); err != nil {
+			return err
+		}
+		if err := w.batchEnded(ctx, tx, a, false); err != nil {
 			return err
 		}
 		return w.completeJob(ctx, tx, a)

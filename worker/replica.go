@@ -55,7 +55,7 @@ func Run(ctx context.Context, d Deps, o RunOptions) error {
 	if err := CheckSpool(d.Config.Worker.SpoolDir); err != nil {
 		return err
 	}
-	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), freed: make(chan struct{}, 1), gate: &throttle.Gate{Now: d.Ledger.Now}}
+	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), vacuuming: newRunning(0), freed: make(chan struct{}, 1), gate: &throttle.Gate{Now: d.Ledger.Now}}
 	pooled, err := behindPooler(ctx, d.Ledger.Pool)
 	if err != nil {
 		return err
@@ -111,7 +111,7 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 	if o.Drain {
 		g.Go(func() error {
 			defer stop()
-			return w.drain(work, o.Patience)
+			return w.drain(work, client, o.Patience)
 		})
 	}
 
@@ -154,6 +154,11 @@ func (w *Worker) tend(ctx context.Context, client *river.Client[pgx.Tx]) {
 			bounded(ctx, w.reclaim)
 		case <-reconcile.C:
 			bounded(ctx, func(ctx context.Context) { w.reconcile(ctx, reconciler) })
+			bounded(ctx, func(ctx context.Context) {
+				if err := w.closeRuns(ctx, client); err != nil && !errors.Is(err, context.Canceled) {
+					w.Log.Warn("runs that have ended were not looked for", zap.Error(err))
+				}
+			})
 		}
 	}
 }
@@ -243,9 +248,13 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 	if err := river.AddWorkerSafely(workers, w); err != nil {
 		return nil, fmt.Errorf("register the batch worker: %w", err)
 	}
+	if err := river.AddWorkerSafely(workers, &vacuumWorker{Worker: w}); err != nil {
+		return nil, fmt.Errorf("register the vacuum worker: %w", err)
+	}
 	queues := map[string]river.QueueConfig{jobs.ControlQueue: {MaxWorkers: 1}}
 	for _, d := range w.Config.Databases {
 		queues[jobs.Queue(d.Name)] = river.QueueConfig{MaxWorkers: min(d.Concurrency, w.Config.Worker.Concurrency)}
+		queues[jobs.VacuumQueue(d.Name)] = river.QueueConfig{MaxWorkers: 1}
 	}
 	timeout := w.Config.Worker.BatchTimeout
 	// Admission tells the replicas of new jobs each second at the latest; with many

@@ -90,7 +90,7 @@ func (r *running) known() []int64 {
 // reclaim returns to the queue the jobs that were fetched for this replica and never
 // reached it.
 func (w *Worker) reclaim(ctx context.Context) {
-	ids, err := fleet.Reclaim(ctx, w.Ledger, w.ID, w.running.known(), lostAfter)
+	ids, err := fleet.Reclaim(ctx, w.Ledger, w.ID, append(w.running.known(), w.vacuuming.known()...), lostAfter)
 	if err != nil && !errors.Is(err, context.Canceled) {
 		w.Log.Warn("jobs that never reached this worker were not looked for", zap.Error(err))
 	}

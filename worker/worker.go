@@ -38,6 +38,7 @@ type Worker struct {
 	Deps
 	ledgerID    string
 	running     *running
+	vacuuming   *running      // vacuums, which take no hand of the process
 	freed       chan struct{} // a batch has ended: a seat may be free
 	gate        *throttle.Gate
 	preflighted sync.Map // table and fingerprint -> *source.Table, looked at by this process
@@ -87,12 +88,16 @@ func (w *Worker) try(ctx context.Context, a *attempt) (err error) {
 
 // configured finds a batch's table and source in the configuration.
 func (w *Worker) configured(b *ledger.Batch) (config.Table, *source.DB, bool) {
+	return w.table(ledger.TableName{Database: b.Database, Schema: b.Schema, Name: b.Table})
+}
+
+func (w *Worker) table(name ledger.TableName) (config.Table, *source.DB, bool) {
 	for _, d := range w.Config.Databases {
-		if d.Name != b.Database {
+		if d.Name != name.Database {
 			continue
 		}
 		for _, t := range d.Tables {
-			if t.Schema == b.Schema && t.Name == b.Table {
+			if t.Schema == name.Schema && t.Name == name.Name {
 				return t, w.Sources[d.Name], w.Sources[d.Name] != nil
 			}
 		}

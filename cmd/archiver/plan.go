@@ -24,6 +24,11 @@ func (c *cli) planCommand() *cobra.Command {
 No row is archived or deleted by this command. Planning twice adds nothing: a table
 with open batches is planned only beyond the last of them.
 
+With adaptive_batch (on by default) a backlog of more than 128 batches is enqueued in
+windows: the first at once, the next ones by the workers as the run goes on, with the
+batch size that the measured query times ask for, up to the same cutoff. The counts are
+of the whole backlog in any case.
+
 A table that is refused, and a database that is away, do not stop the others: exit
 code 3. It is 12 if every table was refused, and 13 if no database could be reached.
 
@@ -244,9 +249,12 @@ func (c *cli) printPlan(p planned, dryRun bool) {
 			about = ", about " + bytesText(plan.Bytes) + " in the table"
 		}
 		c.printf("  eligible       %s%s\n", plural(plan.Rows, "row", "rows"), about)
-		c.printf("  batches        %s of at most %s\n", humanize.Comma(int64(len(plan.Pages))), plural(int64(p.table.BatchSize), "row", "rows"))
+		c.printf("  batches        %s of at most %s\n", humanize.Comma(int64(plan.Batches)), plural(int64(plan.BatchSize), "row", "rows"))
 		if plan.Open.OpenBatches > 0 {
 			c.printf("  already open   %s with %s; only what lies beyond them is planned\n", plural(plan.Open.OpenBatches, "batch", "batches"), plural(plan.Open.OpenRows, "row", "rows"))
+		}
+		if plan.Open.UnplannedRun != 0 {
+			c.printf("  run %-11d is planned to %s; its other %s, about, follow as it goes on, and what is newer with the plan after it\n", plan.Open.UnplannedRun, plan.Open.PlannedTo[0], plural(plan.Open.UnplannedRows, "row", "rows"))
 		}
 		switch {
 		case plan.PassedOver != nil:
@@ -259,6 +267,9 @@ func (c *cli) printPlan(p planned, dryRun bool) {
 			c.printf("  dry run        nothing was written\n")
 		case plan.Enqueued > 0:
 			c.printf("  enqueued       %s as run %d\n", plural(int64(plan.Enqueued), "batch", "batches"), plan.RunID)
+			if plan.Later > 0 {
+				c.printf("  later          %s follow in windows as the run goes on, with the batch size that queries ask for (adaptive_batch)\n", plural(plan.Later, "row", "rows"))
+			}
 		default:
 			c.printf("  enqueued       nothing\n")
 		}
@@ -278,7 +289,7 @@ func (c *cli) printPlanTotal(results []planned, dryRun bool) {
 	var batches, rows, enqueued int64
 	for _, r := range results {
 		if r.plan != nil && !r.refused() {
-			batches += int64(len(r.plan.Pages))
+			batches += int64(r.plan.Batches)
 			rows += r.plan.Rows
 			enqueued += int64(r.plan.Enqueued)
 		}

@@ -18,7 +18,9 @@ type planJSON struct {
 	EligibleRows *int64            `json:"eligible_rows"`
 	Batches      int               `json:"batches"`
 	BatchSize    int               `json:"batch_size"`
-	Enqueued     int               `json:"enqueued"` // batches
+	Enqueued     int               `json:"enqueued"`       // batches
+	RowsLater    int64             `json:"rows_later"`     // of the eligible ones: enqueued in windows as the run goes on
+	OpenRunRows  int64             `json:"rows_unplanned"` // of an earlier run, about, that is not planned to its end
 	Bytes        *int64            `json:"estimated_bytes"`
 	OldestRow    *string           `json:"oldest_row"`
 	OpenBatches  *int64            `json:"open_batches"` // from earlier plans
@@ -50,7 +52,8 @@ func planReport(ctx context.Context, results []planned) plansJSON {
 				if p.Bytes > 0 || p.Rows == 0 { // without an ANALYZE there is no estimate
 					j.Bytes = &p.Bytes
 				}
-				j.Batches, j.Enqueued = len(p.Pages), p.Enqueued
+				j.Batches, j.Enqueued, j.RowsLater, j.OpenRunRows = p.Batches, p.Enqueued, p.Later, p.Open.UnplannedRows
+				j.BatchSize = p.BatchSize
 			}
 			if p.RunID != 0 {
 				j.RunID = &p.RunID

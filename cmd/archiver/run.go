@@ -110,7 +110,11 @@ func (a *app) planAndDrain(ctx context.Context, logLevel string, o planOptions, 
 	if err := a.addStanding(look, left); err != nil {
 		return nil, err
 	}
-	report := newRunReport(tables, done, left)
+	vacuums, err := a.ledger.VacuumedSince(look, since, names)
+	if err != nil {
+		return nil, err
+	}
+	report := newRunReport(tables, done, left, vacuums)
 	if ctx.Err() != nil {
 		return report, context.Cause(ctx)
 	}
@@ -198,6 +202,10 @@ func planLine(p planned) string {
 			text += fmt.Sprintf("  %s: %s\n    hint: %s\n", f.Code, f.Message, f.Hint)
 		}
 		return text
+	case p.plan.Open.UnplannedRun != 0:
+		return fmt.Sprintf("%s: nothing new; run %d goes on with about %s that are not planned yet\n", p.table, p.plan.Open.UnplannedRun, plural(p.plan.Open.UnplannedRows, "row", "rows"))
+	case p.plan.Later > 0:
+		return fmt.Sprintf("%s: %s with %s, the first %s of them now\n", p.table, plural(int64(p.plan.Batches), "batch", "batches"), plural(p.plan.Rows, "row", "rows"), plural(int64(p.plan.Enqueued), "batch", "batches"))
 	case p.plan.Enqueued == 0 && p.plan.Open.OpenBatches > 0:
 		return fmt.Sprintf("%s: nothing new beyond %s still open\n", p.table, plural(p.plan.Open.OpenBatches, "batch", "batches"))
 	case p.plan.Enqueued == 0:
@@ -218,6 +226,11 @@ func (c *cli) printRun(r *runReport) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	for _, t := range r.Tables {
+		if t.Vacuum != nil {
+			c.printf("%s: %s\n", t.name, t.Vacuum.text)
+		}
 	}
 	c.printf("%s archived in %s, %s rows/s\n", plural(r.rows(), "row", "rows"), span(time.Duration(r.Seconds*float64(time.Second))), humanize.Comma(int64(r.RowsPerSecond)))
 	return nil

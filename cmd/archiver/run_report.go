@@ -21,11 +21,13 @@ type runTable struct {
 	Schema          string `json:"schema"`
 	Table           string `json:"table"`
 	RowsArchived    int64  `json:"rows_archived"`
-	RowsLeft        int64  `json:"rows_left"` // planned, in batches that are still open
+	RowsLeft        int64  `json:"rows_left"` // in batches that are still open, or to be planned as the run goes on
 	BatchesArchived int64  `json:"batches_archived"`
 	BatchesFailed   int64  `json:"batches_failed"`
 	BytesStored     int64  `json:"bytes_stored"`
-	name            string
+	// Vacuum is that of the table's last run, if it was at work meanwhile.
+	Vacuum *vacuumJSON `json:"vacuum"`
+	name   string
 }
 
 // phases are seconds, summed over batches: with several at a time they come to
@@ -40,9 +42,10 @@ type phases struct {
 	Vacuum    float64 `json:"vacuum"`
 }
 
-func newRunReport(tables []config.Table, done map[ledger.TableName]ledger.Finished, left map[ledger.TableName]ledger.Left) *runReport {
+func newRunReport(tables []config.Table, done map[ledger.TableName]ledger.Finished, left map[ledger.TableName]ledger.Left, vacuums map[ledger.TableName]ledger.Vacuum) *runReport {
 	r := &runReport{Tables: []runTable{}}
 	var sum ledger.Timings
+	var vacuum float64
 	for i, name := range tableNames(tables) {
 		d, l := done[name], left[name]
 		sum = sum.Add(d.Timings)
@@ -50,8 +53,14 @@ func newRunReport(tables []config.Table, done map[ledger.TableName]ledger.Finish
 			Database: name.Database, Schema: name.Schema, Table: name.Name, name: tables[i].String(),
 			RowsArchived: d.Rows, RowsLeft: l.Rows, BatchesArchived: d.Batches, BatchesFailed: l.Failed, BytesStored: d.Bytes,
 		})
+		if v, ok := vacuums[name]; ok {
+			r.Tables[i].Vacuum = newVacuumJSON(v)
+			if v.Result != nil {
+				vacuum += v.Result.Seconds
+			}
+		}
 	}
-	r.Phases = phases{Query: sum.Query, Serialize: sum.Serialize, Compress: sum.Compress, Upload: sum.Upload, Verify: sum.Verify, Delete: sum.Delete}
+	r.Phases = phases{Query: sum.Query, Serialize: sum.Serialize, Compress: sum.Compress, Upload: sum.Upload, Verify: sum.Verify, Delete: sum.Delete, Vacuum: vacuum}
 	return r
 }
 

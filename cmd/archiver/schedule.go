@@ -30,6 +30,24 @@ func (a *app) startSchedules(ctx context.Context, cfg *config.Config) (stop func
 	}, nil
 }
 
+// startWindows plans the further windows of runs that are planned in windows, until stop.
+func (a *app) startWindows(ctx context.Context, cfg *config.Config) (stop func(wait bool), err error) {
+	queue, err := a.queue()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	w := &planner.Windows{Config: cfg, Ledger: a.ledger, Sources: a.sources, Queue: queue, Log: a.log}
+	var running sync.WaitGroup
+	running.Go(func() { w.Run(ctx) })
+	return func(wait bool) {
+		cancel()
+		if wait {
+			running.Wait()
+		}
+	}, nil
+}
+
 // scheduleStatus says when a table is planned next. Next is in the past while a plan
 // is at work or did not succeed, and null before a worker has seen the schedule.
 type scheduleStatus struct {

@@ -97,6 +97,14 @@ type tableStatus struct {
 	WaitingFor    *string     `json:"waiting_for"`
 
 	Schedule *scheduleStatus `json:"schedule"` // null: planned by hand
+	Vacuum   *vacuumJSON     `json:"vacuum"`   // the last one; null: none so far
+
+	// Of a run that is planned in windows: about so many rows are not planned yet.
+	RowsUnplanned    int64    `json:"rows_unplanned"`
+	BatchSize        *int     `json:"batch_size"` // that queries have brought about; null: as configured
+	LastQuerySeconds *float64 `json:"last_query_seconds"`
+
+	unplanned *ledger.Unplanned
 }
 
 type batchCounts struct {
@@ -142,6 +150,9 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 	var workers []*fleet.LiveWorker
 	var standing *fleet.Standing
 	var schedules []ledger.Schedule
+	var vacuums []ledger.Vacuum
+	var unplanned []ledger.Unplanned
+	var paces map[ledger.TableName]ledger.Pace
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err := pgx.BeginTxFunc(ctx, a.control, snapshot, func(tx pgx.Tx) (err error) {
 		// It would take longer to compile these queries than to run them.
@@ -155,6 +166,15 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 			return err
 		}
 		if schedules, err = a.ledger.Schedules(ctx, tx); err != nil {
+			return err
+		}
+		if vacuums, err = a.ledger.LastVacuums(ctx, tx); err != nil {
+			return err
+		}
+		if unplanned, err = a.ledger.UnplannedRuns(ctx, tx); err != nil {
+			return err
+		}
+		if paces, err = a.ledger.Paces(ctx, tx); err != nil {
 			return err
 		}
 		if standing, err = fleet.ReadStanding(ctx, a.ledger, tx); err != nil {
@@ -193,11 +213,22 @@ func (a *app) status(ctx context.Context) (*statusReport, error) {
 	for _, b := range backlogs {
 		table(b.Database, b.Schema, b.Table).addBacklog(b, standing)
 	}
+	for name, p := range paces {
+		table(name.Database, name.Schema, name.Name).addPace(p)
+	}
+	for _, u := range unplanned {
+		table(u.Name.Database, u.Name.Schema, u.Name.Name).addUnplanned(u)
+	}
 	for _, d := range schedules {
 		if t := tables[[3]string{d.Database, d.Schema, d.Name}]; t != nil {
 			if err := t.addSchedule(d); err != nil {
 				return nil, err
 			}
+		}
+	}
+	for _, v := range vacuums {
+		if t := tables[[3]string{v.Name.Database, v.Name.Schema, v.Name.Name}]; t != nil {
+			t.Vacuum = newVacuumJSON(v)
 		}
 	}
 	if err := a.addStuck(ctx, s); err != nil {
@@ -234,6 +265,24 @@ func (t *tableStatus) addBacklog(b *fleet.Backlog, standing *fleet.Standing) {
 		t.ETASeconds = &eta
 	}
 	t.WaitingFor = nullable(waitsFor(b, standing))
+}
+
+func (t *tableStatus) addPace(p ledger.Pace) {
+	if p.BatchSize > 0 {
+		t.BatchSize = &p.BatchSize
+	}
+	t.LastQuerySeconds = p.LastQuery
+}
+
+// addUnplanned comes after addBacklog: what is not planned yet takes its time, too.
+func (t *tableStatus) addUnplanned(u ledger.Unplanned) {
+	t.RowsUnplanned, t.unplanned = u.RowsLeft, &u
+	if t.ETASeconds != nil {
+		*t.ETASeconds += float64(u.RowsLeft) / *t.RowsPerSecond
+	}
+	if t.WaitingFor == nil {
+		t.WaitingFor = nullable(u.Error)
+	}
 }
 
 // waitsFor is the one reason why a table does not go on faster: what holds most of its

@@ -151,6 +151,15 @@ func (s *statusReport) remarks() []string {
 		case t.Paused:
 			out = append(out, t.name()+": paused")
 		}
+		if u := t.unplanned; u != nil {
+			out = append(out, fmt.Sprintf("%s: run %d is planned to %s; about %s follow", t.name(), u.RunID, u.PlannedTo, plural(u.RowsLeft, "row", "rows")))
+		}
+		if t.BatchSize != nil && t.LastQuerySeconds != nil {
+			out = append(out, fmt.Sprintf("%s: batches of %s, the last query took %.2f s", t.name(), plural(int64(*t.BatchSize), "row", "rows"), *t.LastQuerySeconds))
+		}
+		if t.Vacuum != nil {
+			out = append(out, t.name()+": "+clip(t.Vacuum.text, 300))
+		}
 		if trouble := t.scheduleTrouble(); trouble != "" {
 			out = append(out, t.name()+": "+trouble)
 		}

@@ -164,7 +164,12 @@ func (a *app) runWorker(ctx context.Context, cfg *config.Config, o worker.RunOpt
 		}
 		defer func() { stop(!a.abandoned) }()
 	}
-	err := worker.Run(ctx, worker.Deps{
+	stop, err := a.startWindows(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { stop(!a.abandoned) }()
+	err = worker.Run(ctx, worker.Deps{
 		ID: a.workerID, Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(), Health: a.health, OnBatch: a.attempted,
 	}, o)
 	a.abandoned = err != nil
@@ -197,15 +202,15 @@ func (a *app) addStanding(ctx context.Context, left map[ledger.TableName]ledger.
 
 // drainOutcome is nil when nothing is left.
 func drainOutcome(left map[ledger.TableName]ledger.Left) error {
-	var batches, failed int64
+	var batches, failed, unplanned int64
 	var reason string
 	for _, l := range left {
 		if reason == "" || (l.Failed > 0 && failed == 0) {
 			reason = l.Reason
 		}
-		batches, failed = batches+l.Batches, failed+l.Failed
+		batches, failed, unplanned = batches+l.Batches, failed+l.Failed, unplanned+l.Unplanned
 	}
-	if batches == 0 {
+	if batches == 0 && unplanned == 0 {
 		return nil
 	}
 	e := &exitError{code: exitPartly, hint: "run: archiver status"}
@@ -216,6 +221,9 @@ func drainOutcome(left map[ledger.TableName]ledger.Left) error {
 		if more := batches - failed; more > 0 {
 			text += fmt.Sprintf(", %s more left", humanize.Comma(more))
 		}
+	}
+	if unplanned > 0 {
+		text += fmt.Sprintf(", and about %s not planned yet", plural(unplanned, "row", "rows"))
 	}
 	text += "; every row of theirs is in its table or in a verified object"
 	if reason != "" {

@@ -10,30 +10,21 @@ import (
 // stands for everything below it. Whoever gives one its effect deletes its line.
 func notYet() []string {
 	return []string{
-		adaptiveKey,
-		"vacuum_after_archival",
-		"vacuum_mode",
 		"parallel_databases",
 		"max_parallel_databases",
 	}
 }
 
-const adaptiveKey = "adaptive_batch"
-
 // Ineffective returns the paths of the keys that the configuration sets to
 // something other than their default and that have no effect yet, so that nobody
 // relies on a throttle that does not throttle. It knows them for a Config that
-// Load returned. adaptive_batch is on by default and has one line of its own.
+// Load returned.
 func Ineffective(c *Config) []string {
 	without := notYet()
 	var lines []string
-	adapts := func(t Table) bool { return t.Adaptive.Enabled }
-	if slices.Contains(without, adaptiveKey) && slices.ContainsFunc(c.Databases, func(d Database) bool { return slices.ContainsFunc(d.Tables, adapts) }) {
-		lines = append(lines, adaptiveKey+": planned with batch_size as given")
-	}
 	for _, s := range c.given {
 		for _, key := range without {
-			if key != adaptiveKey && (s.key == key || strings.HasPrefix(s.key, key+".")) {
+			if s.key == key || strings.HasPrefix(s.key, key+".") {
 				lines = append(lines, s.path)
 			}
 		}

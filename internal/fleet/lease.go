@@ -135,7 +135,7 @@ type Lost struct {
 	Worker, Database string
 }
 
-// Bury removes leases that have run out and lists the running batch jobs of replicas
+// Bury removes leases that have run out and lists the running jobs of replicas
 // that hold none. From here on such a replica stops as soon as it wakes; its sessions on
 // the sources should be ended next, and its jobs given to Return.
 func Bury(ctx context.Context, l *ledger.Ledger) ([]Lost, error) {
@@ -145,8 +145,8 @@ func Bury(ctx context.Context, l *ledger.Ledger) ([]Lost, error) {
 		), alive AS (
 			SELECT id FROM {s}.worker WHERE id NOT IN (SELECT id FROM dead)
 		)
-		SELECT j.id, `+lastWorker+`, substr(j.queue, `+queueName+`) FROM {s}.river_job j
-		WHERE j.state = 'running' AND j.kind = 'archive_batch' AND j.attempted_at < now() - interval '1 second'
+		SELECT j.id, `+lastWorker+`, coalesce(j.args->>'database', '') FROM {s}.river_job j
+		WHERE j.state = 'running' AND j.kind IN ('archive_batch', 'vacuum_table') AND j.attempted_at < now() - interval '1 second'
 			AND NOT EXISTS (SELECT FROM alive WHERE id = `+lastWorker+`) ORDER BY 1`))
 	if err != nil {
 		return nil, fmt.Errorf("look for lost workers: %w", err)
@@ -188,7 +188,7 @@ func Reclaim(ctx context.Context, l *ledger.Ledger, worker string, known []int64
 		UPDATE {s}.river_job SET state = 'available', scheduled_at = now(), attempt = greatest(attempt - 1, 0),
 			errors = array_append(errors, jsonb_build_object('error', 'never reached worker ' || $1::text, 'trace', '', 'attempt', attempt, 'at', now()))
 		WHERE id IN (
-			SELECT id FROM {s}.river_job WHERE state = 'running' AND kind = 'archive_batch' AND attempted_by[array_upper(attempted_by, 1)] = $1::text
+			SELECT id FROM {s}.river_job WHERE state = 'running' AND kind IN ('archive_batch', 'vacuum_table') AND attempted_by[array_upper(attempted_by, 1)] = $1::text
 				AND attempted_at < now() - $3::interval AND id <> ALL ($2::bigint[]) FOR NO KEY UPDATE SKIP LOCKED)
 		RETURNING id`), worker, known, interval(age))
 	if err != nil {

@@ -89,6 +89,20 @@ func Guard(ctx context.Context, l *ledger.Ledger, c Claim) (string, error) {
 	return "", nil
 }
 
+// PausedRun returns "paused" when the table of a run is, or nothing.
+func PausedRun(ctx context.Context, l *ledger.Ledger, runID int64) (string, error) {
+	var paused bool
+	err := l.Pool.QueryRow(ctx, l.SQL(`
+		SELECT EXISTS (SELECT FROM {s}.run r JOIN {s}.archive_table t ON t.id = r.table_id WHERE r.id = $1 AND {s}.is_paused(t.database, t.schema, t.name))`), runID).Scan(&paused)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("look for a pause: %w", err)
+	case paused:
+		return "paused", nil
+	}
+	return "", nil
+}
+
 // Effective is what the live replicas allow together.
 type Effective struct {
 	Limits

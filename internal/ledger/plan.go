@@ -23,6 +23,10 @@ type Table struct {
 	OpenBatches, OpenRows int64
 	OpenKeyColumns        []string // of the newest run that has one; nil without
 	LastDelete            string   // as LastDelete returns it
+	// The run that is planned to PlannedTo so far, of which about UnplannedRows are left;
+	// 0 without one.
+	UnplannedRun, UnplannedRows int64
+	Pace                        Pace
 }
 
 // FindTable reads the row of a table without creating one; the zero Table means
@@ -32,13 +36,16 @@ func (l *Ledger) FindTable(ctx context.Context, database, schema, name string) (
 	err := l.Pool.QueryRow(ctx, l.SQL(`
 		SELECT t.id, t.plan_seq, t.planned_to, count(b.id), coalesce(sum(b.rows_planned), 0),
 		       (SELECT r.key_columns FROM {s}.run r WHERE r.id = max(b.run_id)),
-		       coalesce(t.last_delete_lsn::text, '')
+		       coalesce(t.last_delete_lsn::text, ''), `+selectPace+`
 		FROM {s}.archive_table t
 		LEFT JOIN {s}.batch b ON b.table_id = t.id AND b.state IN ('planned', 'verified', 'deleting')
 		WHERE (t.database, t.schema, t.name) = ($1, $2, $3) GROUP BY t.id`), database, schema, name).
-		Scan(&t.ID, &t.PlanSeq, &t.PlannedTo, &t.OpenBatches, &t.OpenRows, &t.OpenKeyColumns, &t.LastDelete)
+		Scan(append([]any{&t.ID, &t.PlanSeq, &t.PlannedTo, &t.OpenBatches, &t.OpenRows, &t.OpenKeyColumns, &t.LastDelete}, t.Pace.scan()...)...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Table{}, nil
+	}
+	if err == nil {
+		err = l.unplannedRun(ctx, &t)
 	}
 	if err != nil {
 		return Table{}, fmt.Errorf("read the ledger's row of %s.%s.%s: %w", database, schema, name, err)

@@ -13,24 +13,31 @@ type TableName struct{ Database, Schema, Name string }
 
 // Left is what is planned and not finished of a table.
 type Left struct {
-	Batches int64  // open
-	Rows    int64  // that these were planned with
-	Failed  int64  // of Batches: given up until a human acts
-	Reason  string // why one of them failed, or else waits; may be empty
+	Batches   int64  // open
+	Rows      int64  // that these were planned with, and Unplanned
+	Unplanned int64  // about: in windows of a run that are still to be planned
+	Failed    int64  // of Batches: given up until a human acts
+	Reason    string // why one of them failed, or else waits; may be empty
 }
 
 // Left sums up the open batches of some tables. A table without any is not in the
-// answer. It reads open batches only, however many are archived.
+// answer. It reads open batches only, however many are archived, and the
+// runs that have windows left.
 func (l *Ledger) Left(ctx context.Context, tables []TableName) (map[TableName]Left, error) {
 	out := map[TableName]Left{}
 	var name TableName
 	var left Left
 	err := l.eachTable(ctx, tables, `
-		SELECT t.database, t.schema, t.name, count(*), coalesce(sum(b.rows_planned), 0)::bigint, count(*) FILTER (WHERE b.failed),
-		       coalesce(min(b.last_error) FILTER (WHERE b.failed), min(b.waiting_for), '')
-		FROM wanted t JOIN {s}.batch b ON b.table_id = t.id AND b.state IN ('planned', 'verified', 'deleting')
-		GROUP BY 1, 2, 3`, nil,
-		[]any{&name.Database, &name.Schema, &name.Name, &left.Batches, &left.Rows, &left.Failed, &left.Reason},
+		SELECT t.database, t.schema, t.name, b.batches, b.rows + r.rows, r.rows, b.failed, coalesce(b.reason, r.reason, '')
+		FROM wanted t
+		CROSS JOIN LATERAL (
+			SELECT count(*) AS batches, coalesce(sum(rows_planned), 0)::bigint AS rows, count(*) FILTER (WHERE failed) AS failed,
+			       coalesce(min(last_error) FILTER (WHERE failed), min(waiting_for)) AS reason
+			FROM {s}.batch WHERE table_id = t.id AND state IN ('planned', 'verified', 'deleting')) b
+		CROSS JOIN LATERAL (
+			SELECT coalesce(sum(rows_left), 0)::bigint AS rows, count(*) AS runs, min(window_error) AS reason FROM {s}.run WHERE table_id = t.id AND more) r
+		WHERE b.batches > 0 OR r.runs > 0`, nil,
+		[]any{&name.Database, &name.Schema, &name.Name, &left.Batches, &left.Rows, &left.Unplanned, &left.Failed, &left.Reason},
 		func() error { out[name] = left; return nil })
 	if err != nil {
 		return nil, fmt.Errorf("sum up the open batches: %w", err)

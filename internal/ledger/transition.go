@@ -140,7 +140,11 @@ func (l *Ledger) Archived(ctx context.Context, tx pgx.Tx, b *Batch, deleteLSN st
 		return fmt.Errorf("ledger: commit the object of batch %d: %w", b.ID, ErrStale)
 	}
 	if _, err := tx.Exec(ctx, l.SQL(`
-		UPDATE {s}.archive_table SET last_delete_lsn = greatest(last_delete_lsn, nullif($2, '')::pg_lsn) WHERE id = $1`), b.TableID, deleteLSN); err != nil {
+		UPDATE {s}.archive_table SET last_delete_lsn = greatest(last_delete_lsn, nullif($2, '')::pg_lsn),
+			query_rows = CASE WHEN $3::float8 > 0 THEN query_rows * `+queryDecay+` + $4::float8 ELSE query_rows END,
+			query_seconds = CASE WHEN $3::float8 > 0 THEN query_seconds * `+queryDecay+` + $3::float8 ELSE query_seconds END,
+			last_query_seconds = CASE WHEN $3::float8 > 0 THEN $3::float8 ELSE last_query_seconds END
+		WHERE id = $1`), b.TableID, deleteLSN, t.Query, float64(b.Object.Rows)); err != nil {
 		return fmt.Errorf("ledger: record the delete position of batch %d: %w", b.ID, err)
 	}
 	return nil

@@ -203,7 +203,7 @@ func (p *preflight) privileges(ctx context.Context) error {
 	var usage, del, owns, sees bool
 	err := p.conn.QueryRow(ctx, `
 		SELECT quote_ident(current_user), has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'DELETE'),
-		       pg_has_role(c.relowner, 'USAGE') OR CASE WHEN current_setting('server_version_num')::int >= 170000 THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END,
+		       `+mayVacuum+`,
 		       pg_has_role('pg_read_all_stats', 'USAGE')
 		FROM pg_class c WHERE c.oid = $1`, p.table.OID).Scan(&role, &usage, &del, &owns, &sees)
 	if err != nil {
@@ -217,7 +217,7 @@ func (p *preflight) privileges(ctx context.Context) error {
 	}
 	grant := func(what string) string { return "GRANT " + what + " ON " + p.quoted() + " TO " + role }
 	if !owns {
-		p.found("not_owner", "leave it to autovacuum, or on PostgreSQL 17 and later: "+grant("MAINTAIN"), "role %s neither owns %s nor may maintain it: VACUUM would skip it", role, p.quoted())
+		p.found("not_owner", notOwnerHint(grant("MAINTAIN")), "role %s neither owns %s nor may maintain it: VACUUM would skip it", role, p.quoted())
 	}
 	if !usage {
 		p.found("missing_privilege", "GRANT USAGE ON SCHEMA "+pgx.Identifier{p.table.Config.Schema}.Sanitize()+" TO "+role, "role %s may not use the schema of %s", role, p.quoted())

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,8 +31,8 @@ var points = []string{
 	"resolve:locked", "resolve:decided", // last: they need what the others leave behind
 }
 
-// notInAWorker are the failpoints elsewhere.
-var notInAWorker = []string{"enqueue:page", "schedule:claimed"}
+// notInABatch are the failpoints elsewhere, besides vacuumPoints and windowPoints.
+var notInABatch = []string{"enqueue:page", "schedule:claimed"}
 
 // at is the failpoint's action in the way of ARCHIVER_FAILPOINTS.
 func at(point, action string) string {
@@ -47,7 +48,7 @@ func at(point, action string) string {
 func TestEveryFailpointIsTried(t *testing.T) {
 	t.Parallel()
 	tried := map[string]bool{}
-	for _, p := range append(points, notInAWorker...) {
+	for _, p := range slices.Concat(points, notInABatch, vacuumPoints, windowPoints) {
 		name, _, _ := strings.Cut(p, "@")
 		tried[name] = true
 	}

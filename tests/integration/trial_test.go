@@ -15,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/audit-table-archiver/archiver/internal/failpoint"
 	"github.com/audit-table-archiver/archiver/internal/testkit"
@@ -47,12 +49,25 @@ func newTrial(t *testing.T, rows int, options string) *trial {
 func planned(t *testing.T, s *site, rows int) *trial {
 	t.Helper()
 	tr := &trial{site: s, t: t}
-	tr.db.Exec(t, trialTable)
-	tr.db.Exec(t, fmt.Sprintf(trialRows, rows))
-	tr.db.Exec(t, `CREATE TABLE truth AS TABLE audit_logs`)
+	tr.fill(rows)
 	tr.cfg.Worker.ShutdownTimeout = time.Second
 	tr.plan(t)
 	return tr
+}
+
+// fill makes the table and the truth.
+func (tr *trial) fill(rows int) {
+	tr.t.Helper()
+	tr.db.Exec(tr.t, trialTable)
+	tr.db.Exec(tr.t, fmt.Sprintf(trialRows, rows))
+	tr.db.Exec(tr.t, `CREATE TABLE truth AS TABLE audit_logs`)
+}
+
+// watchLog keeps what is logged from now on.
+func (tr *trial) watchLog() *observer.ObservedLogs {
+	core, logs := observer.New(zap.InfoLevel)
+	tr.log = zap.New(core)
+	return logs
 }
 
 // both applies a change to the table and to the truth; %s is where their name goes.

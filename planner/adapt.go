@@ -1,0 +1,52 @@
+package planner
+
+import (
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+)
+
+// stepShare is the part of batch_size by which a batch grows at a time.
+const stepShare = 4
+
+// adapts says whether the table's batch size follows its query times. One that was
+// configured outside of the bounds was chosen on purpose and stays.
+func adapts(c config.Table) bool {
+	return c.Adaptive.Enabled && c.Adaptive.MinBatchSize <= c.BatchSize && c.BatchSize <= c.Adaptive.MaxBatchSize
+}
+
+// currentSize is the batch size that earlier windows have brought about, unless
+// batch_size was changed since: then adapting starts afresh from that.
+func currentSize(c config.Table, l ledger.Pace) int {
+	if !adapts(c) || l.BatchSize == 0 || l.BatchSizeFrom != c.BatchSize {
+		return c.BatchSize
+	}
+	return min(max(l.BatchSize, c.Adaptive.MinBatchSize), c.Adaptive.MaxBatchSize)
+}
+
+// nextSize is the batch size of the next window: half of the current one where queries
+// take longer than target_query_time, a quarter of batch_size more where they would
+// stay within it even so, at most most. What decides is the measured time of a row, not
+// of a batch: batches that finish now may have been planned with an earlier size, and
+// must not make it shrink twice.
+func nextSize(c config.Table, size, most int, l ledger.Pace) int {
+	if !adapts(c) || l.QueryRows <= 0 {
+		return size
+	}
+	target := c.Adaptive.TargetQueryTime.Seconds()
+	perRow := l.QuerySeconds / l.QueryRows
+	if perRow*float64(size) > target {
+		return max(size/2, c.Adaptive.MinBatchSize)
+	}
+	grown := min(size+max(c.BatchSize/stepShare, 1), most, c.Adaptive.MaxBatchSize)
+	if grown > size && perRow*float64(grown) <= target {
+		return grown
+	}
+	return size
+}
+
+// firstSize is the batch size of a new run. It shrinks where the last queries were
+// slow, and recovers up to batch_size; it grows beyond that only within a run.
+func firstSize(c config.Table, l ledger.Pace) int {
+	size := currentSize(c, l)
+	return nextSize(c, size, max(size, c.BatchSize), l)
+}

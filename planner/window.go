@@ -1,0 +1,179 @@
+package planner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+	"go.uber.org/zap"
+
+	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/failpoint"
+	"github.com/audit-table-archiver/archiver/internal/fleet"
+	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/jobs"
+)
+
+const (
+	// windowEvery is how late a window may be planned once it is due; batches for some
+	// seconds are left then.
+	windowEvery = 500 * time.Millisecond
+	// windowLease is how long a replica that dies in the middle of it holds a window up.
+	windowLease = 20 * time.Second
+	// windowRetry is the wait after a window that could not be planned.
+	windowRetry = 15 * time.Second
+)
+
+// Windows plans the next window of runs that are planned in windows, when few batches
+// of the last one are left, with the batch size that the measured query times of the
+// table ask for. Every replica has one. A window is written in one transaction that
+// compare-and-sets the table's plan sequence: two replicas plan none twice, and one that
+// dies in between leaves it to the next.
+type Windows struct {
+	Config  *config.Config
+	Ledger  *ledger.Ledger
+	Sources map[string]*source.DB // by database name
+	Queue   *river.Client[pgx.Tx]
+	Log     *zap.Logger
+}
+
+// Run plans windows until ctx ends, and returns when those that it began have ended. A
+// database that is away keeps no other waiting.
+func (w *Windows) Run(ctx context.Context) {
+	var plans sync.WaitGroup
+	defer plans.Wait()
+	tick := time.NewTicker(windowEvery)
+	defer tick.Stop()
+	tables := fleet.WindowTables(w.Config)
+	for {
+		due, err := w.Ledger.ClaimWindows(ctx, tables, windowLease)
+		if err != nil && ctx.Err() == nil {
+			w.Log.Warn("windows to plan were not looked for", zap.Error(err))
+		}
+		for _, d := range due {
+			plans.Go(func() { w.planOne(ctx, d) })
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// planOne plans a window and says what came of it.
+func (w *Windows) planOne(ctx context.Context, d ledger.OpenWindow) {
+	log := w.Log.With(zap.String("database", d.Name.Database), zap.String("table", d.Name.Schema+"."+d.Name.Name), zap.Int64("run_id", d.RunID))
+	err := w.plan(ctx, d, log)
+	switch {
+	case err == nil || IsMeanwhile(err):
+		return
+	case ctx.Err() != nil:
+		err = nil
+	default:
+		log.Warn("the next window was not planned; it is tried again", zap.Duration("after", windowRetry), zap.Error(err))
+	}
+	after, message, hint := time.Duration(0), "", ""
+	if err != nil {
+		after, message = windowRetry, "the next window was not planned: "+err.Error()
+		var hinter interface{ Hint() string }
+		if errors.As(err, &hinter) {
+			hint = hinter.Hint()
+		}
+	}
+	giveBack, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := w.Ledger.PostponeWindow(giveBack, d.RunID, after, message, hint); err != nil {
+		log.Warn("the claim on the window was not given back; it runs out", zap.Error(err))
+	}
+}
+
+// errEnough ends a walk when the window is full.
+var errEnough = errors.New("the window is full")
+
+func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger) (err error) {
+	defer func() { // it must not take the batches of this process with it
+		if r := recover(); r != nil {
+			log.Error("panic", zap.Any("panic", r), zap.ByteString("stack", debug.Stack()))
+			err = fmt.Errorf("panic: %v", r)
+		}
+	}()
+	c, concurrency := w.table(d.Name)
+	db := w.Sources[d.Name.Database]
+	table, err := db.Describe(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := table.SameKey(d.KeyColumns); err != nil {
+		return err
+	}
+	past, err := db.PastRetention(ctx, table, d.CutoffValue)
+	if err != nil {
+		return err
+	}
+	if d.GivenUp || !past {
+		log.Info("the run ends where it is planned to: its last window was cancelled, or the retention was raised", zap.Int64("rows_left", d.RowsLeft))
+		return w.Ledger.EndWindows(ctx, d.RunID)
+	}
+	if err := failpoint.Hit(ctx, "window:claimed"); err != nil {
+		return err
+	}
+	before := currentSize(c, d.Pace)
+	size := nextSize(c, before, c.Adaptive.MaxBatchSize, d.Pace)
+	p := &Plan{
+		Table: c, Cutoff: source.Cutoff{At: d.Cutoff, Value: d.CutoffValue}, BatchSize: size, RunID: d.RunID,
+		Open: ledger.Table{ID: d.TableID, PlanSeq: d.PlanSeq, PlannedTo: d.PlannedTo}, keyColumns: d.KeyColumns,
+	}
+	most := jobs.Window(concurrency)
+	err = db.Walk(ctx, table, d.PlannedTo, d.CutoffValue, size, func(page source.Page) error {
+		if len(p.Pages) == most {
+			return errEnough
+		}
+		p.Pages = append(p.Pages, page)
+		p.Rows += page.Rows
+		return nil
+	})
+	more := errors.Is(err, errEnough)
+	if err != nil && !more {
+		return err
+	}
+	next := ledger.Window{RunID: d.RunID, TableID: d.TableID, More: more, RowsLeft: max(d.RowsLeft-p.Rows, 1), BatchSize: size, BatchSizeFrom: c.BatchSize}
+	err = p.enqueueThen(ctx, w.Ledger, w.Queue, func(ctx context.Context, tx pgx.Tx) error {
+		if len(p.Pages) == 0 { // else the first page has done so
+			if err := w.Ledger.AdvancePlan(ctx, tx, d.TableID, d.PlanSeq, d.PlannedTo); err != nil {
+				return err
+			}
+		}
+		next.From = p.firstBatch
+		if err := w.Ledger.RecordWindow(ctx, tx, next); err != nil {
+			return err
+		}
+		return failpoint.Hit(ctx, "window:before-commit")
+	})
+	if err != nil {
+		return err
+	}
+	fields := []zap.Field{zap.Int("batches", p.Enqueued), zap.Int64("rows", p.Rows), zap.Int("batch_size", size), zap.Int("batch_size_before", before), zap.Bool("last", !more)}
+	if d.Pace.LastQuery != nil {
+		fields = append(fields, zap.Float64("last_query_seconds", *d.Pace.LastQuery))
+	}
+	log.Info("next window planned", fields...)
+	return nil
+}
+
+func (w *Windows) table(name ledger.TableName) (config.Table, int) {
+	for _, d := range w.Config.Databases {
+		for _, t := range d.Tables {
+			if t.Database == name.Database && t.Schema == name.Schema && t.Name == name.Name {
+				return t, d.Concurrency
+			}
+		}
+	}
+	return config.Table{}, 0 // never: only these are claimed
+}
