@@ -17,8 +17,6 @@ func notYet() []string {
 		"replica_fallback",
 		"vacuum_after_archival",
 		"vacuum_mode",
-		"parallel_databases",
-		"max_parallel_databases",
 		"s3.circuit_breaker",
 	}
 }
