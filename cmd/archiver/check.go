@@ -173,7 +173,6 @@ func (c *cli) printFinding(indent string, severity source.Severity, code, messag
 // nothing about the others.
 func (a *app) sections(tables []config.Table) []*section {
 	out := []*section{
-		{title: "configuration " + a.cfg.Path, look: a.checkConfig},
 		{title: "control database, schema " + a.cfg.Control.Schema, look: a.checkControl},
 		{title: "storage " + strings.TrimSuffix("s3://"+a.cfg.S3.Bucket+"/"+a.cfg.S3.Prefix, "/"), look: a.checkStore},
 		{title: "spool folder", look: a.checkSpool},
@@ -190,18 +189,6 @@ func (a *app) sections(tables []config.Table) []*section {
 		}
 	}
 	return out
-}
-
-func (a *app) checkConfig(context.Context) []checkFinding {
-	keys := config.Ineffective(a.cfg)
-	if len(keys) == 0 {
-		return nil
-	}
-	return []checkFinding{{
-		Code: "no_effect_yet", Severity: source.Info,
-		Message: "set, but without effect in this release: " + strings.Join(keys, ", "),
-		Hint:    "do not rely on these yet",
-	}}
 }
 
 func (a *app) checkControl(ctx context.Context) []checkFinding {

@@ -213,7 +213,10 @@ func drainOutcome(left map[ledger.TableName]ledger.Left) error {
 	if batches == 0 && unplanned == 0 {
 		return nil
 	}
-	e := &exitError{code: exitPartly, hint: "run: archiver status"}
+	e := &exitError{code: exitPartly, hint: "run: archiver jobs list --waiting"}
+	if strings.HasPrefix(reason, fleet.PausedWord) {
+		e.hint = "run: archiver resume, when the pause is to end"
+	}
 	text := plural(batches, "batch", "batches") + " left, waiting"
 	if failed > 0 {
 		e.hint = "run: archiver jobs list --failed, and when the cause is gone: archiver jobs retry --failed"

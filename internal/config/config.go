@@ -58,8 +58,6 @@ type Config struct {
 	Worker               Worker
 	UI                   UI
 	Log                  Log
-
-	given []setting // what is not at its default, for Ineffective
 }
 
 // Control says where the ledger and the queue live.

@@ -16,7 +16,6 @@ func resolve(doc *document, env environment, r *report) *Config {
 		Worker:               resolveWorker(doc.Worker, r),
 		UI:                   resolveUI(doc.UI, r),
 		Log:                  Log(doc.Log),
-		given:                givenSettings(doc),
 	}
 	oneOf(r, "log.level", &c.Log.Level, "debug", "info", "warn", "error")
 	oneOf(r, "log.format", &c.Log.Format, LogFormatConsole, LogFormatJSON)

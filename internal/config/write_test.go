@@ -34,7 +34,7 @@ func TestWrittenConfigurationMeansTheSame(t *testing.T) {
 	require.NoError(t, err, first.String())
 	require.NoError(t, again.WriteYAML(&second))
 	require.Equal(t, first.String(), second.String())
-	c.Path, c.given, again.Path, again.given = "", nil, "", nil
+	c.Path, again.Path = "", ""
 	require.Equal(t, c, again)
 
 	var out bytes.Buffer
@@ -190,39 +190,5 @@ databases:
     tables: [{name: audit_logs, retention: 90d}]
 `, "ARCHIVER_S3_BUCKET=audit-archive", "AWS_REGION=us-east-1")
 		require.NoError(t, err, snippet)
-	}
-}
-
-func TestIneffective(t *testing.T) {
-	t.Parallel()
-	c, err := loadText(t, base+"ui: {read_only: true, enabled: true}\nlog: {level: debug}\n",
-		"ARCHIVER_DEFAULTS_THROTTLE_MAX_ROWS_PER_SECOND=5", "ARCHIVER_DEFAULTS_VACUUM_MODE=ANALYZE", "ARCHIVER_DATABASES_0_READ_REPLICA=r",
-		"ARCHIVER_DATABASES_0_TABLES_0_SCHEDULE=0 3 * * *", "ARCHIVER_DATABASES_0_TABLES_0_VACUUM_MODE=none", "ARCHIVER_S3_CIRCUIT_BREAKER_FAILURE_THRESHOLD=9",
-		"ARCHIVER_DATABASES_0_CONCURRENCY=9", "ARCHIVER_DEFAULTS_PARALLEL_DATABASES=false", "ARCHIVER_DATABASES_0_TABLES_0_ADAPTIVE_BATCH_MIN_BATCH_SIZE=9")
-	require.NoError(t, err)
-	given := map[string]bool{}
-	for _, s := range c.given {
-		given[s.path] = true
-	}
-	for _, path := range []string{"ui.read_only", "log.level", "defaults.throttle.max_rows_per_second", "databases[0].read_replica", "databases[0].tables[0].schedule", "databases[0].tables[0].vacuum_mode"} {
-		require.True(t, given[path], path)
-	}
-	for _, path := range []string{"ui.enabled", "defaults.vacuum_mode", "databases[0].host", "log.format"} {
-		require.False(t, given[path], path)
-	}
-	var want []string // whatever has no effect by now
-	for _, path := range []string{
-		"s3.circuit_breaker.failure_threshold", "defaults.throttle.max_rows_per_second", "defaults.parallel_databases", "databases[0].read_replica",
-		"databases[0].tables[0].schedule", "databases[0].tables[0].vacuum_mode", "ui.read_only",
-	} {
-		for _, key := range notYet() {
-			if regexp.MustCompile(`(^|[.\]])\.?` + regexp.QuoteMeta(key) + `(\.|$)`).MatchString(path) {
-				want = append(want, path)
-			}
-		}
-	}
-	require.Equal(t, want, Ineffective(c))
-	for _, key := range notYet() {
-		require.True(t, len(placesOf(key)) > 0 || strings.Contains(key, "."), "%s is no key", key)
 	}
 }

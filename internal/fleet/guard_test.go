@@ -17,7 +17,9 @@ func TestGuard(t *testing.T) {
 	q.plan("a", "t", 3) // batches 1 to 3
 	q.plan("b", "t", 1) // batch 4
 	at := time.Now().Truncate(time.Millisecond)
-	run := func(id int) { q.db.Exec(t, `UPDATE archiver.river_job SET state = 'running', attempted_at = $2 WHERE id = $1`, id, at) }
+	run := func(id int) {
+		q.db.Exec(t, `UPDATE archiver.river_job SET state = 'running', attempted_at = $2 WHERE id = $1`, id, at)
+	}
 	guard := func(database string, batch int64) string { // job and batch ids are the same here
 		why, err := fleet.Guard(t.Context(), q.Ledger, fleet.Claim{JobID: batch, BatchID: batch, Database: database, At: &at})
 		require.NoError(t, err)
