@@ -1,10 +1,10 @@
 -- The fleet: limits that hold whatever the number of replicas, pauses that last,
 -- and turns. River's tables must be there already.
 
--- How many batches at a time each replica allows, and which tables it has:
--- {"seats": {"orders": 2}, "databases": 3, "tables": ["orders.public.audit_logs"]}.
--- The smallest of the live replicas' limits counts.
+-- How many batches at a time each replica allows: {"seats": {"orders": 2}, "databases": 3}.
+-- The smallest of the live replicas counts. And which tables it has, by their plain names.
 ALTER TABLE worker ADD COLUMN limits jsonb NOT NULL DEFAULT '{"seats": {}, "databases": 1}';
+ALTER TABLE worker ADD COLUMN tables text[] NOT NULL DEFAULT '{}';
 
 -- What is paused, for good until somebody resumes it. Empty names stand for all:
 -- ('', '', '') is everything, ('orders', '', '') a database. River forgets the pause
@@ -38,6 +38,14 @@ CREATE TABLE reconciled (
     looked_at timestamptz NOT NULL DEFAULT '-infinity'
 );
 INSERT INTO reconciled DEFAULT VALUES;
+
+-- When admission last looked at everything: one replica a second does, however many
+-- there are.
+CREATE TABLE admission (
+    only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    looked_at timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO admission DEFAULT VALUES;
 
 -- Who had a seat when: databases take turns, and so do the tables of a database.
 CREATE TABLE database_turn (

@@ -83,7 +83,7 @@ func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patien
 		b, windows, err := w.left(ctx, tables)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // the end of ctx is none
 		case err != nil && source.Classify(err) == source.Unavailable:
 			w.Log.Warn("the control database is out of reach", zap.Error(err))
 		case err != nil:

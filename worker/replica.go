@@ -55,7 +55,7 @@ func Run(ctx context.Context, d Deps, o RunOptions) error {
 	if err := CheckSpool(d.Config.Worker.SpoolDir); err != nil {
 		return err
 	}
-	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), vacuuming: newRunning(0), freed: make(chan struct{}, 1), gate: &throttle.Gate{Now: d.Ledger.Now}}
+	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), vacuuming: newRunning(0), freed: make(chan string, 64), gate: &throttle.Gate{Now: d.Ledger.Now}}
 	pooled, err := behindPooler(ctx, d.Ledger.Pool)
 	if err != nil {
 		return err
@@ -143,15 +143,17 @@ func (w *Worker) tend(ctx context.Context, client *river.Client[pgx.Tx]) {
 	tick, reconcile := time.NewTicker(tendEvery), time.NewTicker(reconcileEvery)
 	defer tick.Stop()
 	defer reconcile.Stop()
+	bounded(ctx, func(ctx context.Context) { w.admitted(fleet.Admit(ctx, w.Ledger)) }) // its own limits count now
 	for {
-		bounded(ctx, w.admit)
 		select {
 		case <-ctx.Done():
 			return
-		case <-w.freed:
+		case database := <-w.freed:
+			bounded(ctx, func(ctx context.Context) { w.refill(ctx, database) })
 		case <-tick.C:
 			bounded(ctx, w.bury)
 			bounded(ctx, w.reclaim)
+			bounded(ctx, w.admit)
 		case <-reconcile.C:
 			bounded(ctx, func(ctx context.Context) { w.reconcile(ctx, reconciler) })
 			bounded(ctx, func(ctx context.Context) {
@@ -170,8 +172,26 @@ func bounded(ctx context.Context, step func(context.Context)) {
 	step(ctx)
 }
 
+// admit fills free seats, unless another replica has just done so.
 func (w *Worker) admit(ctx context.Context) {
-	a, err := fleet.Admit(ctx, w.Ledger)
+	due, err := fleet.LookDue(ctx, w.Ledger)
+	if err != nil || !due {
+		w.admitted(fleet.Admission{}, err)
+		return
+	}
+	w.admitted(fleet.Admit(ctx, w.Ledger))
+}
+
+// refill gives away the seats of batches that have ended.
+func (w *Worker) refill(ctx context.Context, database string) {
+	ended := []string{database}
+	for len(w.freed) > 0 {
+		ended = append(ended, <-w.freed)
+	}
+	w.admitted(fleet.Refill(ctx, w.Ledger, ended))
+}
+
+func (w *Worker) admitted(a fleet.Admission, err error) {
 	if err != nil && !errors.Is(err, context.Canceled) {
 		w.Log.Warn("free seats were not filled", zap.Error(err))
 	}
@@ -259,7 +279,7 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 	timeout := w.Config.Worker.BatchTimeout
 	// Admission tells the replicas of new jobs each second at the latest; with many
 	// replicas and databases, asking for them is what costs.
-	poll := 5 * time.Second
+	poll := 30 * time.Second
 	if pooled {
 		poll = 200 * time.Millisecond // nothing else would tell it of the next job
 	}

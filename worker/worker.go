@@ -38,8 +38,8 @@ type Worker struct {
 	Deps
 	ledgerID    string
 	running     *running
-	vacuuming   *running      // vacuums, which take no hand of the process
-	freed       chan struct{} // a batch has ended: a seat may be free
+	vacuuming   *running    // vacuums, which take no hand of the process
+	freed       chan string // database of a batch that has ended: a seat may be free
 	gate        *throttle.Gate
 	preflighted sync.Map // table and fingerprint -> *source.Table, looked at by this process
 	replicas    sync.Map // table -> source.ReplicaTrouble that was last logged
@@ -58,7 +58,7 @@ func (w *Worker) NextRetry(job *river.Job[jobs.BatchArgs]) time.Time {
 
 // Work implements river.Worker.
 func (w *Worker) Work(ctx context.Context, job *river.Job[jobs.BatchArgs]) error {
-	defer w.seatFreed()
+	defer w.seatFreed(job.Args.Database)
 	w.running.start(job.ID)
 	defer w.running.end(job.ID)
 	a := &attempt{job: job, log: withJobLog(ctx, w.Log.With(zap.Int64("batch_id", job.Args.BatchID), zap.Int64("job_id", job.ID))), began: time.Now()}
@@ -68,10 +68,10 @@ func (w *Worker) Work(ctx context.Context, job *river.Job[jobs.BatchArgs]) error
 }
 
 // seatFreed has the next batch admitted without waiting for the next look.
-func (w *Worker) seatFreed() {
+func (w *Worker) seatFreed(database string) {
 	select {
-	case w.freed <- struct{}{}:
-	default: // is to be looked at already
+	case w.freed <- database:
+	default: // the next look finds it
 	}
 }
 

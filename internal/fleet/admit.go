@@ -48,7 +48,27 @@ const lockAdmission = `SELECT pg_advisory_xact_lock(hashtextextended('archiver a
 //     over and holds no place. While no replica takes batches, none is admitted.
 //
 // It also wakes the replicas for jobs that nobody has taken yet.
-func Admit(ctx context.Context, l *ledger.Ledger) (Admission, error) {
+func Admit(ctx context.Context, l *ledger.Ledger) (Admission, error) { return look(ctx, l, true, nil) }
+
+// Refill is Admit for the moment at which batches of some databases have ended: it looks
+// only at those and at others that have batches at work, unless the turn of one is over.
+// With a thousand tables that is the difference between a handful of lookups and a
+// thousand. A database whose last batch has ended keeps its place until its turn is over.
+func Refill(ctx context.Context, l *ledger.Ledger, databases []string) (Admission, error) {
+	return look(ctx, l, false, databases)
+}
+
+// LookDue says that nobody has looked at everything for most of a second, and that the
+// caller is to do it now.
+func LookDue(ctx context.Context, l *ledger.Ledger) (bool, error) {
+	tag, err := l.Pool.Exec(ctx, l.SQL(`UPDATE {s}.admission SET looked_at = now() WHERE NOT looked_at BETWEEN now() - interval '800 ms' AND now()`))
+	if err != nil {
+		return false, fmt.Errorf("ask who looks for free seats: %w", err)
+	}
+	return tag.RowsAffected() == 1, nil
+}
+
+func look(ctx context.Context, l *ledger.Ledger, everything bool, ended []string) (Admission, error) {
 	var a Admission
 	// Sent at once: a replica that is stopped in the middle of it cannot keep the others
 	// waiting for the lock. Each statement has a snapshot of its own, that of the last is
@@ -59,7 +79,7 @@ func Admit(ctx context.Context, l *ledger.Ledger) (Admission, error) {
 	batch.Queue(admission)
 	batch.Queue(l.SQL(named(lockAdmission, l)))
 	queuePauseSync(batch, l)
-	batch.Queue(l.SQL(admit), l.Schema()+".river_insert", interval(Turn)).QueryRow(func(row pgx.Row) error {
+	batch.Queue(l.SQL(admit), l.Schema()+".river_insert", interval(Turn), everything, ended).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&a.Admitted, &a.Parked, nil)
 	})
 	batch.Queue(`COMMIT`)
@@ -105,14 +125,17 @@ WITH alive AS (
 	SELECT k.database, count(*) AS n, min(t.began) AS began FROM kept k LEFT JOIN {s}.database_turn t ON t.database = k.database GROUP BY 1
 ), room AS (
 	SELECT greatest((SELECT n FROM places) - (SELECT count(*) FROM busy), 0) AS n
-), free AS MATERIALIZED (
-	SELECT s.database, s.n - coalesce(b.n, 0) AS n, b.database IS NOT NULL AS active, b.began, t.admitted
+), standing AS MATERIALIZED (
+	SELECT s.database, s.n - coalesce(b.n, 0) AS n, t.began, t.admitted,
+	       b.database IS NOT NULL OR coalesce(s.database = ANY ($4::text[]) AND t.began >= now() - $2::interval AND (SELECT n FROM room) > 0, false) AS active
 	FROM seats s
 	LEFT JOIN busy b ON b.database = s.database
 	LEFT JOIN {s}.database_turn t ON t.database = s.database
 	WHERE NOT s.paused AND s.n > coalesce(b.n, 0)
-		-- Without room, and before any turn is over, who waits for a place need not be known.
-		AND (b.database IS NOT NULL OR (SELECT n FROM room) > 0 OR EXISTS (SELECT FROM busy WHERE began < now() - $2::interval))
+), free AS MATERIALIZED (
+	SELECT * FROM standing
+	-- Without room, and before any turn is over, who waits for a place need not be known.
+	WHERE (active OR ($3::boolean AND (SELECT n FROM room) > 0) OR EXISTS (SELECT FROM busy WHERE began < now() - $2::interval))
 ), candidate AS MATERIALIZED (
 	SELECT f.database, f.n AS free, f.active, u.id AS table_id, c.job_id, tt.admitted,
 	       coalesce((SELECT count(*) FROM kept k WHERE k.table_id = u.id), 0) + row_number() OVER (PARTITION BY u.id ORDER BY c.id) AS seat
@@ -149,7 +172,8 @@ WITH alive AS (
 	UPDATE {s}.river_job j SET state = 'available' FROM picked p WHERE j.id = p.job_id AND j.state = 'pending' RETURNING j.id, j.queue
 ), database_turns AS (
 	INSERT INTO {s}.database_turn (database, began, admitted)
-	SELECT DISTINCT p.database, CASE WHEN p.active THEN coalesce(f.began, now()) ELSE now() END, now() FROM picked p JOIN free f ON f.database = p.database
+	-- A turn that is over while nobody waits begins anew.
+	SELECT DISTINCT p.database, CASE WHEN p.active AND f.began >= now() - $2::interval THEN f.began ELSE now() END, now() FROM picked p JOIN free f ON f.database = p.database
 	ON CONFLICT (database) DO UPDATE SET began = excluded.began, admitted = excluded.admitted
 ), table_turns AS (
 	INSERT INTO {s}.table_turn (table_id, admitted) SELECT DISTINCT table_id, now() FROM picked

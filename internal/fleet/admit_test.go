@@ -150,6 +150,60 @@ func TestJobOfAFinishedBatch(t *testing.T) {
 	require.EqualValues(t, 2, q.count("completed"))
 }
 
+// TestRefill fills the seats of databases at work, and leaves places to Admit.
+func TestRefill(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	q.plan("a", "t", 9)
+	q.plan("b", "t", 5)
+	q.replica("one", 2, map[string]int{"a": 1})
+	q.admit()
+	q.take("one")
+	q.replica("two", 2, map[string]int{"b": 1})
+	refill := func(ended ...string) int {
+		a, err := fleet.Refill(t.Context(), q.Ledger, ended)
+		require.NoError(t, err)
+		return a.Admitted
+	}
+	require.Zero(t, refill("a"), "its seat is taken")
+	q.finish("a", 1)
+	require.Zero(t, refill(), "b waits for a look at everything")
+	require.Equal(t, 1, refill("a"), "its last batch has ended, its turn has not")
+	require.Equal(t, []string{"a.t"}, q.available())
+	q.take("one")
+	q.finish("a", 1)
+	began := q.db.Text(t, `SELECT began::text FROM archiver.database_turn WHERE database = 'a'`)
+	require.Equal(t, 1, refill("a"))
+	require.Equal(t, began, q.db.Text(t, `SELECT began::text FROM archiver.database_turn WHERE database = 'a'`), "it is the same turn")
+	q.take("one")
+	q.finish("a", 1)
+	q.db.Exec(t, `UPDATE archiver.database_turn SET began = now() - interval '2 minutes'`)
+	require.Zero(t, refill("a"), "its turn is over")
+	require.Equal(t, 2, q.admit().Admitted)
+	// While it had none at work its place was given away.
+	q.db.Exec(t, `UPDATE archiver.worker SET limits = jsonb_set(limits, '{databases}', '1')`)
+	q.take("one")
+	q.finish("a", 1)
+	require.Zero(t, refill("a"))
+	q.db.Exec(t, `UPDATE archiver.worker SET limits = jsonb_set(limits, '{databases}', '2')`)
+	require.Equal(t, 1, q.admit().Admitted)
+	q.db.Exec(t, `UPDATE archiver.worker SET limits = jsonb_set(limits, '{seats,a}', '2') WHERE id = 'one'`)
+	q.take("one")
+	require.Equal(t, 1, refill())
+	require.Equal(t, []string{"a.t"}, q.available())
+
+	due := 0
+	for range 5 {
+		ok, err := fleet.LookDue(t.Context(), q.Ledger)
+		require.NoError(t, err)
+		if ok {
+			due++
+		}
+	}
+	require.LessOrEqual(t, due, 2, "one look for all")
+	require.Positive(t, due)
+}
+
 // TestLockedRowsArePassedOver has sessions that somebody has forgotten hold rows of the
 // queue: what they hold waits, and nothing else does.
 func TestLockedRowsArePassedOver(t *testing.T) {

@@ -41,8 +41,8 @@ type Lease struct {
 func Join(ctx context.Context, l *ledger.Ledger, w Worker, ttl time.Duration) (*Lease, error) {
 	began := time.Now()
 	_, err := l.Pool.Exec(ctx, l.SQL(`
-		INSERT INTO {s}.worker (id, host, pid, version, lease_until, limits) VALUES ($1, $2, $3, $4, now() + $5::interval, $6)`),
-		w.ID, w.Host, w.PID, w.Version, interval(ttl), w.Limits)
+		INSERT INTO {s}.worker (id, host, pid, version, lease_until, limits, tables) VALUES ($1, $2, $3, $4, now() + $5::interval, $6, coalesce($7::text[], '{}'))`),
+		w.ID, w.Host, w.PID, w.Version, interval(ttl), w.Limits, w.Limits.Tables)
 	if err != nil {
 		return nil, fmt.Errorf("register worker %s: %w", w.ID, err)
 	}

@@ -22,7 +22,7 @@ const queueName = `4` // after db_
 type Limits struct {
 	Seats     map[string]int `json:"seats"`     // batches, by database
 	Databases int            `json:"databases"` // databases that have any
-	Tables    []string       `json:"tables"`    // that it has, as database.schema.name
+	Tables    []string       `json:"-"`         // that it has, by plainName
 }
 
 // LimitsOf reads the limits of a configuration.
@@ -43,7 +43,7 @@ func plainName(database, schema, table string) string { return database + "." + 
 // configuration is rolled out, those that have the old one must leave its batches alone.
 func SomebodyHas(ctx context.Context, l *ledger.Ledger, database, schema, table string) (bool, error) {
 	var has bool
-	err := l.Pool.QueryRow(ctx, l.SQL(`SELECT EXISTS (SELECT FROM {s}.worker WHERE lease_until > now() AND limits->'tables' ? $1)`), plainName(database, schema, table)).Scan(&has)
+	err := l.Pool.QueryRow(ctx, l.SQL(`SELECT EXISTS (SELECT FROM {s}.worker WHERE lease_until > now() AND $1 = ANY (tables))`), plainName(database, schema, table)).Scan(&has)
 	if err != nil {
 		return false, fmt.Errorf("ask who has the table: %w", err)
 	}
