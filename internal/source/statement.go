@@ -28,7 +28,7 @@ func (c *conn) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 
 // Query runs a query.
 func (c *conn) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return c.Conn.Query(ctx, c.comment+sql, args...)
+	return c.Conn.Query(ctx, c.comment+sql, args...) //nolint:rowserrcheck // the caller's
 }
 
 // QueryRow runs a query of one row.
