@@ -24,7 +24,7 @@ const creditNow = `least($2::float8 * $3::float8, t.credit + $2::float8 * greate
 
 // Pay takes rows out of what a table may archive at rate rows a second in the whole
 // fleet. paid: the batch may begin after wait, at most PaceAhead. Otherwise nothing was
-// taken, and to ask again before wait is over is of no use.
+// taken, and all that was paid for will have begun after wait, which is longer.
 //
 // Over any time a table begins at most rate rows for each second of it, two seconds'
 // worth on top, and the batch at its end.
@@ -54,11 +54,7 @@ func (l *Ledger) Pay(ctx context.Context, tableID, rows int64, rate int) (paid b
 	if err := l.Pool.SendBatch(ctx, batch).Close(); err != nil {
 		return false, 0, fmt.Errorf("ledger: pace the table: %w", err)
 	}
-	wait = time.Duration(max(-credit, 0) / float64(rate) * float64(time.Second))
-	if !paid {
-		wait = max(wait-PaceAhead, 0)
-	}
-	return paid, wait, nil
+	return paid, time.Duration(max(-credit, 0) / float64(rate) * float64(time.Second)), nil
 }
 
 // PayMore corrects a payment once it is known how many rows a batch has; fewer than were
