@@ -53,7 +53,7 @@ type profile struct {
 func profiles() []profile {
 	return []profile{
 		{name: "default", title: "default settings"},
-		{name: "single-batch", title: "batches of a million rows", defaults: "batch_size: 1000000, max_batch_bytes: 1000GB, partition_by: none, adaptive_batch: {enabled: false}"},
+		{name: "single-batch", title: "batches of a million rows", defaults: "batch_size: 1000000, max_batch_bytes: 16GiB, partition_by: none, adaptive_batch: {enabled: false}"},
 		{name: "high-performance", title: "high-performance.yaml", defaults: "batch_size: 20000, connection_pool_size: 10, parallel_databases: true, max_parallel_databases: 4", s3: "multipart_threshold_mb: 5"},
 		{name: "memory-constrained", title: "memory-constrained.yaml", defaults: "batch_size: 5000, connection_pool_size: 3, parallel_databases: false", s3: "multipart_threshold_mb: 20"},
 		{name: "network-constrained", title: "network-constrained.yaml", defaults: "batch_size: 10000, connection_pool_size: 5, parallel_databases: false", s3: "multipart_threshold_mb: 10", slow: true},
