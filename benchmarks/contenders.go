@@ -139,7 +139,7 @@ func (b *bench) ours(ctx context.Context, db, binary string, p profile) (r resul
 	if err := os.WriteFile(file, []byte(strings.ReplaceAll(config, ", }", "}")), 0o600); err != nil {
 		return r, err
 	}
-	if _, _, err := b.archive(ctx, binary, "migrate", "--config", file); err != nil {
+	if _, err := b.archive(ctx, binary, "migrate", "--config", file); err != nil {
 		return r, err
 	}
 	if err := b.begin(ctx); err != nil {
@@ -149,7 +149,7 @@ func (b *bench) ours(ctx context.Context, db, binary string, p profile) (r resul
 		r.Seconds, err = timed(func() error { return b.replicas(ctx, &r, binary, file) })
 	} else {
 		r.Seconds, err = timed(func() error {
-			_, peak, err := b.archive(ctx, binary, "run", "--json", "--log-level", "warn", "--config", file)
+			peak, err := b.archive(ctx, binary, "run", "--log-level", "warn", "--config", file)
 			r.PeakMB = peak
 			return err
 		})
@@ -161,14 +161,14 @@ func (b *bench) ours(ctx context.Context, db, binary string, p profile) (r resul
 }
 
 func (b *bench) replicas(ctx context.Context, r *result, binary, file string) error {
-	if _, _, err := b.archive(ctx, binary, "plan", "--config", file); err != nil {
+	if _, err := b.archive(ctx, binary, "plan", "--config", file); err != nil {
 		return err
 	}
 	peaks := make([]float64, b.workers)
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range peaks {
 		g.Go(func() (err error) {
-			_, peaks[i], err = b.archive(ctx, binary, "work", "--drain", "--log-level", "warn", "--config", file)
+			peaks[i], err = b.archive(ctx, binary, "work", "--drain", "--log-level", "warn", "--config", file)
 			return err
 		})
 	}
@@ -179,22 +179,21 @@ func (b *bench) replicas(ctx context.Context, r *result, binary, file string) er
 	return err
 }
 
-// archive runs a command of the archiver and returns its output and its peak memory.
-func (b *bench) archive(ctx context.Context, binary string, args ...string) (string, float64, error) {
+// archive runs a command of the archiver and returns its peak memory.
+func (b *bench) archive(ctx context.Context, binary string, args ...string) (peakMB float64, err error) {
 	cmd := exec.CommandContext(ctx, binary, args...)
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {
-		return "", 0, fmt.Errorf("archiver %s: %w: %s", args[0], err, stderr.String())
+		return 0, fmt.Errorf("archiver %s: %w: %s", args[0], err, stderr.String())
 	}
-	var peak float64
 	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		peak = float64(usage.Maxrss) / 1024
+		peakMB = float64(usage.Maxrss) / 1024
 		if runtime.GOOS == "darwin" { // bytes there
-			peak /= 1024
+			peakMB /= 1024
 		}
 	}
-	return stdout.String(), peak, nil
+	return peakMB, nil
 }
 
 // fromLedger sums what the batches took, whichever process ran them.

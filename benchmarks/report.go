@@ -89,7 +89,7 @@ func commit(ctx context.Context) string {
 
 // save writes the report under a name that says what was measured, and when.
 func (p *report) save(dir string) (string, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return "", err
 	}
 	name := fmt.Sprintf("%s-%s-%d-%s", p.At.Format("20060102T150405Z"), p.Shape, p.Rows, p.Profile)
@@ -101,7 +101,7 @@ func (p *report) save(dir string) (string, error) {
 		return "", err
 	}
 	name = filepath.Join(dir, name+".json")
-	return name, os.WriteFile(name, append(doc, '\n'), 0o644)
+	return name, os.WriteFile(name, append(doc, '\n'), 0o600)
 }
 
 // find returns a contender's result, and false if it did not run.

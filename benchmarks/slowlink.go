@@ -94,6 +94,7 @@ func (s *slowLink) forward(to, from net.Conn, m *meter) {
 	}
 	_ = to.Close()
 	_ = from.Close()
-	for range pieces { // until the reader has seen it
+	for p := range pieces { // until the reader has seen it
+		_ = p
 	}
 }
