@@ -142,7 +142,7 @@ func (w *Worker) watchStorage(ctx context.Context) {
 func (w *Worker) logBreaker(open *objstore.OpenError) {
 	if open == nil {
 		w.Log.Info("storage answers again: batches go on")
-		w.admitted(fleet.Admit(ctx, w.Ledger))
+		w.seatFreed("")
 		return
 	}
 	w.Log.Warn("breaker open: this worker takes no batches", zap.Int("failures", open.Failures), zap.Time("until", open.Until), zap.String("last", open.Last))
