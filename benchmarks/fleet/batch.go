@@ -67,7 +67,7 @@ func (s *sleeper) archive(ctx context.Context, job *river.Job[jobs.BatchArgs], b
 		key := fmt.Sprintf("bench/%s/%s/%s/%s/2020-01-01T000000Z_%d_0123456789abcdef", b.Database, b.Schema, b.Table, b.Partition, b.ID)
 		err := s.ledger.RecordVerified(ctx, b, ledger.Object{
 			Key: key + ".jsonl.gz", ManifestKey: key + ".manifest.json", Manifest: manifest, Rows: b.RowsPlanned, RawBytes: b.RowsPlanned * 450, StoredBytes: b.RowsPlanned * 100,
-			Fingerprint: "0123456789abcdef", SystemID: "7000000000000000000", Timeline: "00000001", Compression: "gzip",
+			ReadFrom: "primary", Fingerprint: "0123456789abcdef", SystemID: "7000000000000000000", Timeline: "00000001", Compression: "gzip",
 		})
 		if err != nil {
 			return err

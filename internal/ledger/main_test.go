@@ -102,7 +102,7 @@ func anObject() ledger.Object {
 	d := digest.Digest{Count: 9, Hi: 1 << 63, Lo: 7}
 	return ledger.Object{
 		Key: "pre/x.jsonl.gz", VersionID: "v1", Rows: 9, RawBytes: 900, StoredBytes: 90,
-		RawSHA256: [32]byte{1, 2}, SHA256: [32]byte{3, 4}, Digest: d, ContentGuard: true, Fingerprint: "print",
+		RawSHA256: [32]byte{1, 2}, SHA256: [32]byte{3, 4}, Digest: d, ContentGuard: true, ReadFrom: "replica", Fingerprint: "print",
 		SystemID: "7", Timeline: "00000001", Compression: "gzip", ManifestKey: "pre/x.manifest.json", Manifest: "{}\n",
 	}
 }

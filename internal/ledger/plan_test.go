@@ -77,7 +77,10 @@ func TestFindTable(t *testing.T) {
 	}
 	found, err := b.FindTable(t.Context(), "main", "public", "audit_logs")
 	require.NoError(t, err)
-	require.Equal(t, ledger.Table{ID: b.tableID, OpenBatches: 3, OpenRows: 27, OpenKeyColumns: []string{"created_at", "id"}}, found)
+	require.Equal(t, ledger.Table{ID: b.tableID, OpenBatches: 3, OpenRows: 27, OpenKeyColumns: []string{"created_at", "id"}, LastDelete: "0/1"}, found)
+	last, err := b.LastDelete(t.Context(), b.tableID)
+	require.NoError(t, err)
+	require.Equal(t, found.LastDelete, last)
 	b.tx(t, func(ctx context.Context, tx pgx.Tx) error {
 		id, err := b.EnsureTable(ctx, tx, "main", "public", "audit_logs")
 		require.Equal(t, b.tableID, id, "a table has one row")

@@ -37,7 +37,7 @@ func (l *Ledger) RecordVerified(ctx context.Context, b *Batch, o Object) error {
 		return tx.QueryRow(ctx, l.SQL(`
 			INSERT INTO {s}.object (batch_id, attempt, key, version_id, rows, raw_bytes, stored_bytes, raw_sha256, sha256,
 				digest, content_guard, fingerprint, system_identifier, timeline, compression, manifest_key, manifest, read_from)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce(nullif($18, ''), 'primary')) RETURNING id`),
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) RETURNING id`),
 			b.ID, b.Attempt, o.Key, o.VersionID, o.Rows, o.RawBytes, o.StoredBytes, o.RawSHA256[:], o.SHA256[:],
 			o.Digest.String(), o.ContentGuard, o.Fingerprint, o.SystemID, o.Timeline, o.Compression, o.ManifestKey, o.Manifest, o.ReadFrom,
 		).Scan(&o.ID)

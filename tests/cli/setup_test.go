@@ -51,6 +51,7 @@ type site struct {
 	accessKey, secretKey  string
 	defaults              string // more keys of defaults
 	tables                string // YAML for the tables of database main
+	mainKeys              string // one more key of database main
 	databases             string // YAML for more databases
 	worker                string // keys of worker
 	extra                 string // more sections
@@ -101,11 +102,12 @@ ui: {enabled: false}
 databases:
   - name: main
     url: %q
+    %s
     tables:
 %s
 %s
 %s
-`, s.controlURL, s.bucketName, s.endpoint, s.accessKey, s.secretKey, s.defaults, s.worker, s.sourceURL, indent(s.tables, 6), indent(s.databases, 2), s.extra)
+`, s.controlURL, s.bucketName, s.endpoint, s.accessKey, s.secretKey, s.defaults, s.worker, s.sourceURL, s.mainKeys, indent(s.tables, 6), indent(s.databases, 2), s.extra)
 	require.NoError(t, os.WriteFile(s.file, []byte(yaml), 0o600))
 }
 

@@ -231,6 +231,14 @@ func TestReplicaBehindTheLastDelete(t *testing.T) {
 	var not *source.ReplicaError
 	require.ErrorAs(t, err, &not)
 	require.Equal(t, source.ReplicaBehind, not.Trouble)
+
+	// A row that arrives late has a batch made of the range that the replica still shows.
+	p.both(t.Context(), `INSERT INTO %s SELECT 500, max(created_at), 'late', NULL FROM truth`)
+	p.plan(t)
+	p.finish(nil)
+	p.archived(2)
+	require.EqualValues(t, 1, p.readFrom(source.Primary))
+	require.Zero(t, p.objectsIn("discarded"), "archived rows were read again")
 }
 
 // TestUnheardDeletePosition loses the connection right after the commit, before the
