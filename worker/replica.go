@@ -48,33 +48,45 @@ const failedFor = 30 * 24 * time.Hour
 // ones finish within shutdown_timeout, and gives the rest back to the queue. With
 // fleet.ErrLeaseLost the process must end at once.
 func Run(ctx context.Context, d Deps, o RunOptions) error {
-	id, err := d.Ledger.ID(ctx)
-	if err != nil {
+	w, client, lease, err := prepare(ctx, d)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil // told to end before it began
+	case err != nil:
 		return err
 	}
+	return w.run(ctx, client, lease, o)
+}
+
+// prepare joins the fleet; no job is taken before run.
+func prepare(ctx context.Context, d Deps) (*Worker, *river.Client[pgx.Tx], *fleet.Lease, error) {
+	id, err := d.Ledger.ID(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	if err := CheckSpool(d.Config.Worker.SpoolDir); err != nil {
-		return err
+		return nil, nil, nil, err
 	}
 	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), vacuuming: newRunning(0), freed: make(chan string, 64), gate: &throttle.Gate{Now: d.Ledger.Now}}
 	pooled, err := behindPooler(ctx, d.Ledger.Pool)
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
 	if pooled {
-		d.Log.Info("the control database is behind a connection pooler: jobs are found by asking for them each second")
+		d.Log.Info("the control database is behind a connection pooler: jobs are found by asking for them again and again")
 	}
 	client, err := newClient(w, pooled)
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
 	host, _ := os.Hostname() // shown to people only
 	lease, err := fleet.Join(ctx, d.Ledger, fleet.Worker{
 		ID: d.ID, Host: host, PID: os.Getpid(), Version: d.Version, Limits: fleet.LimitsOf(d.Config),
 	}, d.Config.Worker.Lease)
 	if err != nil {
-		return err
+		return nil, nil, nil, err
 	}
-	return w.run(ctx, client, lease, o)
+	return w, client, lease, nil
 }
 
 func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *fleet.Lease, o RunOptions) error {
