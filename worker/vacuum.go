@@ -125,6 +125,13 @@ func (v *vacuumWorker) vacuum(ctx context.Context, job *river.Job[jobs.VacuumArg
 	}
 	t, db, ok := v.table(run.Name)
 	if !ok {
+		elsewhere, err := fleet.SomebodyHas(ctx, v.Ledger, run.Name.Database, run.Name.Schema, run.Name.Name)
+		if err != nil {
+			return err
+		}
+		if elsewhere {
+			return &waitError{reason: "this replica's configuration does not have the table, another's does", after: 15 * time.Second}
+		}
 		return v.skip(ctx, job, log, "the table is no longer in the configuration", "")
 	}
 	if !vacuumWanted(t) {
