@@ -72,6 +72,24 @@ func (w *Worker) left(ctx context.Context, tables []ledger.WindowTable) (Backlog
 	return b, windows, err
 }
 
+// ready says that some batch could begin, but for the limits of the fleet: it is not
+// paused and waits for no later time.
+func (w *Worker) ready(ctx context.Context) bool {
+	var names []string
+	for _, d := range w.Config.Databases {
+		names = append(names, d.Name)
+	}
+	var ready bool
+	err := w.Ledger.Pool.QueryRow(ctx, w.Ledger.SQL(`
+		SELECT EXISTS (
+			SELECT FROM {s}.archive_table t CROSS JOIN LATERAL (
+				SELECT FROM {s}.batch b JOIN {s}.river_job j ON j.id = b.job_id
+				WHERE b.table_id = t.id AND b.state IN ('planned', 'verified', 'deleting') AND NOT b.failed
+					AND j.state IN ('pending', 'available') AND j.scheduled_at <= now() LIMIT 1) one
+			WHERE t.database = ANY ($1) AND NOT {s}.is_paused(t.database, t.schema, t.name))`), names).Scan(&ready)
+	return err == nil && ready
+}
+
 // drain returns when no job of the configured databases is left, whoever works
 // it, or when what is left only waits and patience has run out.
 func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patience time.Duration) error {
@@ -105,6 +123,9 @@ func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patien
 		if err == nil && b.Running == 0 && patience > 0 && w.allPaused(ctx) {
 			w.Log.Warn("drain ends: what is left is paused", zap.Int64("batches", b.Left()))
 			return nil
+		}
+		if err == nil && b.Running == 0 && patience > 0 && time.Since(since) > patience && w.ready(ctx) {
+			since = time.Now() // batches are tried, one after the other, if in vain so far
 		}
 		if err == nil && b.Running == 0 && patience > 0 && time.Since(since) > patience {
 			w.Log.Warn("drain ends: what is left only waits", zap.Int64("jobs", b.Left()), zap.Duration("without_progress", patience))

@@ -100,6 +100,9 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 	}
 	w.Health.Joined(lease.Held)
 	w.Log.Info("worker started", zap.String("worker", client.ID()), zap.Int("concurrency", w.Config.Worker.Concurrency))
+	if w.Started != nil {
+		w.Started()
+	}
 
 	work, stop := context.WithCancel(ctx)
 	defer stop()

@@ -19,7 +19,7 @@ import (
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
-// Deps are what a worker works with. OnBatch and Health may be left out.
+// Deps are what a worker works with. OnBatch, Health and Started may be left out.
 type Deps struct {
 	ID      string // NewID
 	Config  *config.Config
@@ -30,6 +30,7 @@ type Deps struct {
 	Version string
 	OnBatch func(Done)        // called, from several goroutines, when an attempt at a batch has ended
 	Health  *telemetry.Health // told how the replica fares
+	Started func()            // called once the replica holds its lease and takes jobs
 }
 
 // Worker works batch jobs; River calls it.

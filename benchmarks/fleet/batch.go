@@ -23,7 +23,7 @@ type sleeper struct {
 	stage  time.Duration
 	hands  *hands
 	count  *counts
-	freed  chan struct{}
+	freed  chan string
 }
 
 // Timeout implements river.Worker.
@@ -33,7 +33,7 @@ func (s *sleeper) Timeout(*river.Job[jobs.BatchArgs]) time.Duration { return tim
 func (s *sleeper) Work(ctx context.Context, job *river.Job[jobs.BatchArgs]) error {
 	defer func() {
 		select {
-		case s.freed <- struct{}{}:
+		case s.freed <- job.Args.Database:
 		default: // is to be looked at already
 		}
 	}()

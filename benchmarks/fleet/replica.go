@@ -163,7 +163,7 @@ const lease = 15 * time.Second
 func (o order) runSleeper(ctx context.Context, pool *pgxpool.Pool, count *counts) error {
 	l := ledger.New(pool, schema)
 	h := &hands{free: o.Hands, count: count}
-	s := &sleeper{ledger: l, stage: o.Stage, hands: h, count: count, freed: make(chan struct{}, 1)}
+	s := &sleeper{ledger: l, stage: o.Stage, hands: h, count: count, freed: make(chan string, 64)}
 	workers := river.NewWorkers()
 	if err := river.AddWorkerSafely(workers, s); err != nil {
 		return err
@@ -175,7 +175,7 @@ func (o order) runSleeper(ctx context.Context, pool *pgxpool.Pool, count *counts
 	}
 	client, err := river.NewClient(newHandedDriver(pool, h), &river.Config{
 		ID: o.ID, Schema: schema, Queues: queues, Workers: workers, Logger: slog.New(slog.DiscardHandler),
-		FetchCooldown: 20 * time.Millisecond, FetchPollInterval: 5 * time.Second,
+		FetchCooldown: 20 * time.Millisecond, FetchPollInterval: 30 * time.Second,
 		JobTimeout: time.Minute, RescueStuckJobsAfter: 6 * time.Minute, SoftStopTimeout: 5 * time.Second,
 	})
 	if err != nil {
@@ -219,16 +219,29 @@ func (s *sleeper) tend(ctx context.Context, id string, client *river.Client[pgx.
 		}
 		s.count.add(func(t *tally) { into(t, millis(time.Since(began))) })
 	}
+	admit := func(look func() error) {
+		took(func(t *tally, ms float64) { t.Admit = append(t.Admit, ms) }, look)
+	}
+	everything := func() error { _, err := fleet.Admit(ctx, s.ledger); return err }
+	admit(everything)
 	for {
-		took(func(t *tally, ms float64) { t.Admit = append(t.Admit, ms) }, func() error {
-			_, err := fleet.Admit(ctx, s.ledger)
-			return err
-		})
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.freed:
+		case database := <-s.freed:
+			ended := []string{database}
+			for len(s.freed) > 0 {
+				ended = append(ended, <-s.freed)
+			}
+			admit(func() error { _, err := fleet.Refill(ctx, s.ledger, ended); return err })
 		case <-tick.C:
+			took(func(*tally, float64) {}, func() error {
+				due, err := fleet.LookDue(ctx, s.ledger)
+				if err == nil && due {
+					admit(everything)
+				}
+				return err
+			})
 			took(func(*tally, float64) {}, func() error {
 				lost, err := fleet.Bury(ctx, s.ledger)
 				if err != nil {

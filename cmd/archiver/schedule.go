@@ -11,23 +11,24 @@ import (
 	"github.com/audit-table-archiver/archiver/planner"
 )
 
-// startSchedules plans tables as they become due, until stop. A stop that waits
-// returns when no plan is at work any more.
-func (a *app) startSchedules(ctx context.Context, cfg *config.Config) (stop func(wait bool), err error) {
+// schedules plans tables as they become due, from start until stop: a replica that holds
+// no lease plans nothing. A stop that waits returns when no plan is at work any more.
+func (a *app) schedules(ctx context.Context, cfg *config.Config) (start func(), stop func(wait bool), err error) {
 	queue, err := a.queue()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &planner.Scheduler{Config: cfg, Ledger: a.ledger, Sources: a.sources, Queue: queue, Log: a.log}
 	var running sync.WaitGroup
-	running.Go(func() { s.Run(ctx) })
-	return func(wait bool) {
+	start = func() { running.Go(func() { s.Run(ctx) }) }
+	stop = func(wait bool) {
 		cancel()
 		if wait {
 			running.Wait()
 		}
-	}, nil
+	}
+	return start, stop, nil
 }
 
 // startWindows plans the further windows of runs that are planned in windows, until stop.

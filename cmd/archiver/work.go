@@ -157,11 +157,13 @@ func (a *app) prepareWorker(ctx context.Context, databases []config.Database) er
 // process, so that it must end without waiting for them; the ledger and the lease keep
 // them from doing harm.
 func (a *app) runWorker(ctx context.Context, cfg *config.Config, o worker.RunOptions) error {
+	var started func()
 	if !o.Drain {
-		stop, err := a.startSchedules(ctx, cfg)
+		start, stop, err := a.schedules(ctx, cfg)
 		if err != nil {
 			return err
 		}
+		started = start
 		defer func() { stop(!a.abandoned) }()
 	}
 	stop, err := a.startWindows(ctx, cfg)
@@ -170,7 +172,7 @@ func (a *app) runWorker(ctx context.Context, cfg *config.Config, o worker.RunOpt
 	}
 	defer func() { stop(!a.abandoned) }()
 	err = worker.Run(ctx, worker.Deps{
-		ID: a.workerID, Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(), Health: a.health, OnBatch: a.attempted,
+		ID: a.workerID, Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(), Health: a.health, OnBatch: a.attempted, Started: started,
 	}, o)
 	a.abandoned = err != nil
 	switch {

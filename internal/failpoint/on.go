@@ -100,6 +100,9 @@ func fromEnvironment(name string) error {
 		select {} // the signal ends the process before anything else can run
 	case "stop":
 		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		// Another thread may be the one that handles it, a moment later: what comes after
+		// this point must not come before the stop.
+		time.Sleep(100 * time.Millisecond)
 	case "error":
 		return fmt.Errorf("failpoint %s", name)
 	}

@@ -62,7 +62,7 @@ func TestClockOff(t *testing.T) {
 			require.InDelta(t, time.Hour.Seconds(), off.Abs().Seconds(), 60, "the server's clock is not off")
 
 			s := newSiteOn(t, db, testkit.Database(t, cluster), "", "audit_logs")
-			s.cfg.Worker.Lease = 4 * time.Second
+			s.cfg.Worker.Lease = 2 * time.Second
 			s.fill("audit_logs", 1, 1)
 			// Half an hour on either side of the retention of 30 days.
 			for _, each := range []string{"audit_logs", "truth_audit_logs"} {

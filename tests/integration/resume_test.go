@@ -90,6 +90,8 @@ func TestResumeOfResume(t *testing.T) {
 func TestResumeInPlace(t *testing.T) {
 	t.Parallel()
 	tr := newTrial(t, 60, ", delete_guard: content, compression: zstd")
+	// All at a time: the oldest come first, and two of them would meet all the errors.
+	tr.cfg.Databases[0].Concurrency, tr.cfg.Worker.Concurrency = 6, 6
 	fail := atEach(boundaries, func(context.Context) error { return errHere })
 	tr.finish(fail.handle)
 	fail.allReached(t)
