@@ -14,9 +14,9 @@ func adapts(c config.Table) bool {
 	return c.Adaptive.Enabled && c.Adaptive.MinBatchSize <= c.BatchSize && c.BatchSize <= c.Adaptive.MaxBatchSize
 }
 
-// currentSize is the batch size that earlier windows have brought about, unless
+// CurrentSize is the batch size that earlier windows have brought about, unless
 // batch_size was changed since: then adapting starts afresh from that.
-func currentSize(c config.Table, l ledger.Pace) int {
+func CurrentSize(c config.Table, l ledger.Pace) int {
 	if !adapts(c) || l.BatchSize == 0 || l.BatchSizeFrom != c.BatchSize {
 		return c.BatchSize
 	}
@@ -47,6 +47,6 @@ func nextSize(c config.Table, size, most int, l ledger.Pace) int {
 // firstSize is the batch size of a new run. It shrinks where the last queries were
 // slow, and recovers up to batch_size; it grows beyond that only within a run.
 func firstSize(c config.Table, l ledger.Pace) int {
-	size := currentSize(c, l)
+	size := CurrentSize(c, l)
 	return nextSize(c, size, max(size, c.BatchSize), l)
 }

@@ -23,7 +23,7 @@ import (
 const (
 	// windowEvery is how late a window may be planned once it is due; batches for some
 	// seconds are left then.
-	windowEvery = 500 * time.Millisecond
+	windowEvery = time.Second
 	// windowLease is how long a replica that dies in the middle of it holds a window up.
 	windowLease = 20 * time.Second
 	// windowRetry is the wait after a window that could not be planned.
@@ -124,7 +124,7 @@ func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger
 	if err := failpoint.Hit(ctx, "window:claimed"); err != nil {
 		return err
 	}
-	before := currentSize(c, d.Pace)
+	before := CurrentSize(c, d.Pace)
 	size := nextSize(c, before, c.Adaptive.MaxBatchSize, d.Pace)
 	p := &Plan{
 		Table: c, Cutoff: source.Cutoff{At: d.Cutoff, Value: d.CutoffValue}, BatchSize: size, RunID: d.RunID,

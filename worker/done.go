@@ -15,6 +15,13 @@ type Done struct {
 	Timings                     ledger.Timings
 }
 
+// VacuumDone reports a vacuum that has ended for good.
+type VacuumDone struct {
+	Database, Table string // the table as schema.table, plain names
+	State           ledger.VacuumState
+	Result          ledger.VacuumResult // of one that was done; else zero
+}
+
 // Result is how an attempt ended.
 type Result string
 
@@ -42,7 +49,9 @@ const (
 	WaitChanging WaitKind = "changing" // rows or the definition keep changing
 	WaitTwin     WaitKind = "twin"     // another attempt at the batch is at its delete
 	WaitDatabase WaitKind = "database" // the source or the control database is away
-	WaitStorage  WaitKind = "storage"  // storage is away
+	WaitStorage  WaitKind = "storage"  // storage is away, or its breaker is open
+	WaitThrottle WaitKind = "throttle" // a rule of throttle holds the table
+	WaitReplica  WaitKind = "replica"  // the read replica is behind or away, and replica_fallback says to wait
 	WaitSpool    WaitKind = "spool"    // the spool folder is full, or cannot be written to
 	WaitOther    WaitKind = "other"
 )
@@ -54,7 +63,7 @@ func Results() []Result {
 
 // WaitKinds lists all kinds of waiting.
 func WaitKinds() []WaitKind {
-	return []WaitKind{WaitLimit, WaitLocked, WaitChanging, WaitTwin, WaitDatabase, WaitStorage, WaitSpool, WaitOther}
+	return []WaitKind{WaitLimit, WaitLocked, WaitChanging, WaitTwin, WaitDatabase, WaitStorage, WaitThrottle, WaitReplica, WaitSpool, WaitOther}
 }
 
 // ended tells whoever asked for it how the attempt ended.

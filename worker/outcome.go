@@ -104,7 +104,7 @@ func (w *Worker) outcome(ctx context.Context, a *attempt, err error) error {
 	case cause != nil: // before isOutage: a service that is cut off in mid-sentence looks like one that is away
 		err = &timeoutError{limit: w.Config.Worker.BatchTimeout, err: err}
 	case errors.As(err, &open):
-		wait = &waitError{reason: open.Error(), after: min(max(time.Until(open.Until), time.Second), time.Minute)}
+		wait = &waitError{kind: WaitStorage, reason: open.Error(), after: min(max(time.Until(open.Until), time.Second), time.Minute)}
 	case isOutage(err):
 		wait = &waitError{kind: outageKind(err), reason: err.Error(), after: outageWait}
 	case source.Classify(err) == source.Busy:

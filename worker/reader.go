@@ -47,7 +47,7 @@ func (w *Worker) reader(ctx context.Context, a *attempt) (*source.DB, error) {
 }
 
 func waitForReplica(not *source.ReplicaError) error {
-	wait := &waitError{reason: not.Error() + " (hint: " + not.Hint() + ")", after: replicaWait}
+	wait := &waitError{kind: WaitReplica, reason: not.Error() + " (hint: " + not.Hint() + ")", after: replicaWait}
 	if not.Trouble == source.ReplicaOtherRows {
 		wait.after = otherRowsWait
 	}

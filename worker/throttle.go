@@ -21,7 +21,7 @@ import (
 // no row is read.
 func (w *Worker) mayBegin(ctx context.Context, a *attempt) error {
 	if open := w.Store.Breaker(); open != nil {
-		return &waitError{reason: open.Error(), after: time.Second} // for another replica; this one fetches no more
+		return &waitError{kind: WaitStorage, reason: open.Error(), after: time.Second} // for another replica; this one fetches no more
 	}
 	if !w.throttled(a.job.Args.Database) {
 		return nil
@@ -62,7 +62,7 @@ func (w *Worker) hold(ctx context.Context, a *attempt, wait *throttle.Wait) erro
 	if err := w.Ledger.Hold(ctx, a.batch.TableID, wait.Reason, wait.After); err != nil {
 		return err
 	}
-	return &waitError{reason: wait.Reason, after: wait.After}
+	return &waitError{kind: WaitThrottle, reason: wait.Reason, after: wait.After}
 }
 
 // pay takes the batch's rows out of what its table may archive a second. Every attempt

@@ -182,6 +182,7 @@ func (v *vacuumWorker) vacuum(ctx context.Context, job *river.Job[jobs.VacuumArg
 		zap.Int64("bytes_before", result.BytesBefore), zap.Int64("bytes_after", result.BytesAfter),
 		zap.Int64("dead_rows_before", result.DeadBefore), zap.Int64("dead_rows_after", result.DeadAfter), zap.Int("skipped", report.Skipped))
 	v.tell(ctx, log, "done: "+result.String())
+	v.vacuumed(job, ledger.VacuumDone, result)
 	return nil
 }
 
@@ -192,6 +193,7 @@ func (v *vacuumWorker) skip(ctx context.Context, job *river.Job[jobs.VacuumArgs]
 	}
 	log.Warn("vacuum skipped", zap.String("reason", why), zap.String("hint", hint))
 	v.tell(ctx, log, "skipped: "+why)
+	v.vacuumed(job, ledger.VacuumSkipped, ledger.VacuumResult{})
 	return nil
 }
 
@@ -213,6 +215,7 @@ func (v *vacuumWorker) outcome(ctx context.Context, job *river.Job[jobs.VacuumAr
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, rivertype.ErrJobCancelledRemotely):
 		record(ledger.VacuumFailed, "cancelled by an operator")
+		v.vacuumed(job, ledger.VacuumFailed, ledger.VacuumResult{})
 		return river.JobCancel(errors.New("cancelled by an operator"))
 	case cause != nil && !errors.Is(cause, context.DeadlineExceeded):
 		log.Info("vacuum stopped; it is begun again by another replica, or after the restart")
@@ -237,11 +240,19 @@ func (v *vacuumWorker) outcome(ctx context.Context, job *river.Job[jobs.VacuumAr
 	if job.Attempt >= job.MaxAttempts {
 		record(ledger.VacuumFailed, err.Error())
 		log.Warn("vacuum failed; the rows are archived, and autovacuum comes in its own time", zap.Error(err))
+		v.vacuumed(job, ledger.VacuumFailed, ledger.VacuumResult{})
 		return err
 	}
 	record(ledger.VacuumQueued, "to be tried again after: "+err.Error())
 	log.Warn("vacuum failed; it will be tried again", zap.Error(err), zap.Duration("in", 15*jobs.RetryDelay(job.Attempt)))
 	return err
+}
+
+// vacuumed tells whoever asked for it how the vacuum ended.
+func (v *vacuumWorker) vacuumed(job *river.Job[jobs.VacuumArgs], state ledger.VacuumState, r ledger.VacuumResult) {
+	if v.OnVacuum != nil {
+		v.OnVacuum(VacuumDone{Database: job.Args.Database, Table: job.Args.Table, State: state, Result: r})
+	}
 }
 
 // tell shows the result in River UI.

@@ -19,18 +19,19 @@ import (
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
-// Deps are what a worker works with. OnBatch, Health and Started may be left out.
+// Deps are what a worker works with. OnBatch, OnVacuum, Health and Started may be left out.
 type Deps struct {
-	ID      string // NewID
-	Config  *config.Config
-	Ledger  *ledger.Ledger
-	Store   *objstore.Store
-	Sources map[string]*source.DB // by database name
-	Log     *zap.Logger
-	Version string
-	OnBatch func(Done)        // called, from several goroutines, when an attempt at a batch has ended
-	Health  *telemetry.Health // told how the replica fares
-	Started func()            // called once the replica holds its lease and takes jobs
+	ID       string // NewID
+	Config   *config.Config
+	Ledger   *ledger.Ledger
+	Store    *objstore.Store
+	Sources  map[string]*source.DB // by database name
+	Log      *zap.Logger
+	Version  string
+	OnBatch  func(Done)        // called, from several goroutines, when an attempt at a batch has ended
+	OnVacuum func(VacuumDone)  // the same for a vacuum
+	Health   *telemetry.Health // told how the replica fares
+	Started  func()            // called once the replica holds its lease and takes jobs
 }
 
 // Worker works batch jobs; River calls it.

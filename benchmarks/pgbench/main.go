@@ -67,7 +67,7 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		stop()
-		os.Exit(1) //nolint:gocritic,forbidigo // stop was called, and only main exits
+		os.Exit(1) //nolint:gocritic // stop was called
 	}
 	if *asJSON {
 		_ = json.NewEncoder(os.Stdout).Encode(results) // to a terminal or a pipe that is gone

@@ -172,7 +172,7 @@ func (a *app) runWorker(ctx context.Context, cfg *config.Config, o worker.RunOpt
 	}
 	defer func() { stop(!a.abandoned) }()
 	err = worker.Run(ctx, worker.Deps{
-		ID: a.workerID, Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(), Health: a.health, OnBatch: a.attempted, Started: started,
+		ID: a.workerID, Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(), Health: a.health, OnBatch: a.attempted, OnVacuum: a.vacuumed, Started: started,
 	}, o)
 	a.abandoned = err != nil
 	switch {

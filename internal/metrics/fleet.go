@@ -36,7 +36,9 @@ type fleetMetrics struct {
 
 	success, seconds                    *prometheus.Desc
 	batches, rows, oldest, archived     *prometheus.Desc
-	paused, seats, taken, parallel      *prometheus.Desc
+	paused, throttled                   *prometheus.Desc
+	batchSize, batchQuery               *prometheus.Desc
+	seats, taken, parallel              *prometheus.Desc
 	workers, disagree, queue            *prometheus.Desc
 	scheduleNext, schedulePlanned, fail *prometheus.Desc
 
@@ -58,6 +60,9 @@ func newFleet(c Config) *fleetMetrics {
 		oldest:          desc("archiver_fleet_oldest_open_row_timestamp_seconds", "Timestamp of the last row of the oldest open batch; none if no batch is open.", "database", "table"),
 		archived:        desc("archiver_fleet_last_archived_timestamp_seconds", "When a batch of the table was last archived; none if never.", "database", "table"),
 		paused:          desc("archiver_fleet_paused", "1 while a pause covers the table.", "database", "table"),
+		throttled:       desc("archiver_fleet_throttled", "1 while a rule of throttle holds the table.", "database", "table"),
+		batchSize:       desc("archiver_fleet_batch_size_rows", "Rows that the next batches of the table are planned with.", "database", "table"),
+		batchQuery:      desc("archiver_fleet_batch_query_seconds", "Seconds that the query of the last archived batch took; none before one was.", "database", "table"),
 		seats:           desc("archiver_fleet_seats", "Batches of the database that may run at a time, in the whole fleet.", "database"),
 		taken:           desc("archiver_fleet_seats_taken", "Batches of the database that run, or are about to.", "database"),
 		parallel:        desc("archiver_fleet_max_parallel_databases", "Databases that may have batches running at a time."),
@@ -73,7 +78,7 @@ func newFleet(c Config) *fleetMetrics {
 // Describe implements prometheus.Collector.
 func (f *fleetMetrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		f.success, f.seconds, f.batches, f.rows, f.oldest, f.archived, f.paused, f.seats, f.taken, f.parallel,
+		f.success, f.seconds, f.batches, f.rows, f.oldest, f.archived, f.paused, f.throttled, f.batchSize, f.batchQuery, f.seats, f.taken, f.parallel,
 		f.workers, f.disagree, f.queue, f.scheduleNext, f.schedulePlanned, f.fail,
 	} {
 		out <- d
@@ -88,6 +93,7 @@ type snapshot struct {
 	oldest    []fleet.OldestRow
 	schedules []ledger.Schedule
 	archived  map[ledger.TableName]time.Time
+	paces     map[ledger.TableName]ledger.Pace
 }
 
 // Collect implements prometheus.Collector. Of several scrapes at once one reads, and
@@ -143,6 +149,9 @@ func (f *fleetMetrics) look(ctx context.Context) (*snapshot, error) {
 		if s.schedules, err = l.Schedules(ctx, tx); err != nil {
 			return err
 		}
+		if s.paces, err = l.Paces(ctx, tx); err != nil {
+			return err
+		}
 		s.archived, err = l.LastArchived(ctx, tx, within)
 		return err
 	})
@@ -163,6 +172,7 @@ func (f *fleetMetrics) look(ctx context.Context) (*snapshot, error) {
 
 func (f *fleetMetrics) send(send func(*prometheus.Desc, float64, ...string), s *snapshot) {
 	f.sendTables(send, s)
+	f.sendPaces(send, s.paces)
 	for _, o := range s.oldest {
 		send(f.oldest, o.At, o.Database, label(o.Schema, o.Table))
 	}
@@ -196,6 +206,19 @@ func (f *fleetMetrics) send(send func(*prometheus.Desc, float64, ...string), s *
 	}
 }
 
+// sendPaces shows the batch sizes of the tables that are configured here.
+func (f *fleetMetrics) sendPaces(send func(*prometheus.Desc, float64, ...string), paces map[ledger.TableName]ledger.Pace) {
+	for _, d := range f.Config.Config.Databases {
+		for _, t := range d.Tables {
+			pace := paces[ledger.TableName{Database: t.Database, Schema: t.Schema, Name: t.Name}]
+			send(f.batchSize, float64(f.BatchSize(t, pace)), t.Database, label(t.Schema, t.Name))
+			if pace.LastQuery != nil {
+				send(f.batchQuery, *pace.LastQuery, t.Database, label(t.Schema, t.Name))
+			}
+		}
+	}
+}
+
 // sendTables shows the tables that are configured here, also those without a backlog,
 // and any other that has one.
 func (f *fleetMetrics) sendTables(send func(*prometheus.Desc, float64, ...string), s *snapshot) {
@@ -211,6 +234,10 @@ func (f *fleetMetrics) sendTables(send func(*prometheus.Desc, float64, ...string
 			}
 		}
 	}
+	held := map[ledger.TableName]bool{}
+	for _, h := range s.standing.Held {
+		held[ledger.TableName{Database: h.Database, Schema: h.Schema, Name: h.Table}] = true
+	}
 	for _, b := range backlogs {
 		table := label(b.Schema, b.Table)
 		for state, n := range map[fleet.JobState]int64{
@@ -221,6 +248,7 @@ func (f *fleetMetrics) sendTables(send func(*prometheus.Desc, float64, ...string
 		}
 		send(f.rows, float64(b.Rows), b.Database, table)
 		send(f.paused, truth(s.standing.PausedBy(b.Database, b.Schema, b.Table) != nil), b.Database, table)
+		send(f.throttled, truth(held[ledger.TableName{Database: b.Database, Schema: b.Schema, Name: b.Table}]), b.Database, table)
 	}
 }
 

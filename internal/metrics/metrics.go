@@ -23,20 +23,14 @@ type Config struct {
 	Log    *zap.Logger
 	// NextDue says when a schedule is due next, given when it was settled last.
 	NextDue func(ledger.Schedule) (unix float64, ok bool)
+	// BatchSize is how many rows the next batch of a table is planned with.
+	BatchSize func(config.Table, ledger.Pace) int
 	// Results and Waits are the values of Attempt.Result and Attempt.Wait, so that each
 	// shows from the start: a counter that appears with its first count has no rate then.
 	Results, Waits []string
-	// Holds says what holds batches back in this process just now; nil if nothing does
-	// such a thing. It must answer at once.
-	Holds func() []Hold
-}
-
-// Hold is a rule that can hold batches back, and whether it does.
-type Hold struct {
-	Kind     string // throttle or breaker
-	Database string // empty: all
-	Rule     string // the configuration's word, such as max_standby_lag_mb
-	Active   bool
+	// BreakerOpen says whether this process keeps away from storage just now. It must
+	// answer at once.
+	BreakerOpen func() bool
 }
 
 // Metrics are those of one process. All methods may be called from any goroutine; those
@@ -71,7 +65,7 @@ func New(c Config) (*Metrics, error) {
 		phases: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "archiver_batch_phase_seconds", Help: "Seconds that each phase of an archived batch took, and its attempt in total.", Buckets: phaseBuckets(),
 		}, byTable("phase")),
-		vacuums:       counter("archiver_vacuums_total", "Vacuums that have ended in this process, by mode and how.", byTable("mode", "result")),
+		vacuums:       counter("archiver_vacuums_total", "Vacuums that have ended in this process, by how.", byTable("result")),
 		vacuumSeconds: gauge("archiver_vacuum_last_seconds", "Seconds that the last vacuum of this process took.", byTable()),
 		vacuumFreed:   gauge("archiver_vacuum_last_freed_bytes", "Bytes by which the last vacuum of this process made the table smaller.", byTable()),
 		dead:          gauge("archiver_vacuum_last_dead_rows", "Dead rows that the last vacuum of this process left behind.", byTable()),
@@ -163,8 +157,8 @@ func (m *Metrics) Attempted(a Attempt) {
 // Vacuum is a vacuum that has ended.
 type Vacuum struct {
 	Database, Table string // schema.table
-	Mode            string // analyze or full
 	Result          string // done, skipped or failed
+	Done            bool   // the rest is of one that was done only
 	Seconds         float64
 	FreedBytes      int64 // by which the table is smaller now
 	DeadRows        int64 // that are left
@@ -175,7 +169,10 @@ func (m *Metrics) Vacuumed(v Vacuum) {
 	if m == nil {
 		return
 	}
-	m.vacuums.WithLabelValues(v.Database, v.Table, v.Mode, v.Result).Inc()
+	m.vacuums.WithLabelValues(v.Database, v.Table, v.Result).Inc()
+	if !v.Done {
+		return
+	}
 	m.vacuumSeconds.WithLabelValues(v.Database, v.Table).Set(v.Seconds)
 	m.vacuumFreed.WithLabelValues(v.Database, v.Table).Set(float64(v.FreedBytes))
 	m.dead.WithLabelValues(v.Database, v.Table).Set(float64(v.DeadRows))

@@ -28,6 +28,10 @@ func newMetrics(t *testing.T, c Config) *Metrics {
 	t.Helper()
 	c.Log = zap.NewNop()
 	c.Health = telemetry.NewHealth(c.Log)
+	c.BatchSize = func(t config.Table, p ledger.Pace) int { return max(p.BatchSize, t.BatchSize) }
+	if c.BreakerOpen == nil {
+		c.BreakerOpen = func() bool { return false }
+	}
 	c.Config = &config.Config{Databases: []config.Database{{Name: "d", Tables: []config.Table{{Database: "d", Schema: "public", Name: "t"}}}}}
 	m, err := New(c)
 	require.NoError(t, err)
@@ -269,10 +273,8 @@ func shown(t *testing.T, m *Metrics, name string) map[string]float64 {
 // TestCounts has what is counted show up, and shows zeros before.
 func TestCounts(t *testing.T) {
 	t.Parallel()
-	hold := Hold{Kind: "breaker", Rule: "storage"}
-	m := newMetrics(t, Config{Results: []string{"archived", "waiting"}, Waits: []string{"locked"}, Ledger: unreachable(t), Holds: func() []Hold {
-		return []Hold{hold, {Kind: "throttle", Database: "d", Rule: "query", Active: true}}
-	}})
+	open := false
+	m := newMetrics(t, Config{Results: []string{"archived", "waiting"}, Waits: []string{"locked"}, Ledger: unreachable(t), BreakerOpen: func() bool { return open }})
 	require.Equal(t, map[string]float64{"d archived public.t": 0, "d waiting public.t": 0}, shown(t, m, "archiver_attempts_total"))
 	require.Equal(t, map[string]float64{"d locked public.t": 0}, shown(t, m, "archiver_waits_total"))
 	m.Attempted(Attempt{Database: "d", Table: "public.t", Result: "waiting", Wait: "locked", Rows: 7})
@@ -283,11 +285,11 @@ func TestCounts(t *testing.T) {
 	require.Equal(t, map[string]float64{"d public.t": 30}, shown(t, m, "archiver_archived_stored_bytes_total"))
 	require.Len(t, shown(t, m, "archiver_batch_phase_seconds"), 8)
 
-	require.Equal(t, map[string]float64{"d throttle query": 1, " breaker storage": 0}, shown(t, m, "archiver_hold_active"))
-	hold.Active = true
-	require.InDelta(t, 1, shown(t, m, "archiver_hold_active")[" breaker storage"], 0)
-	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Mode: "analyze", Result: "done", Seconds: 3, FreedBytes: 5})
-	require.Equal(t, map[string]float64{"d analyze done public.t": 1}, shown(t, m, "archiver_vacuums_total"))
+	require.Equal(t, map[string]float64{"": 0}, shown(t, m, "archiver_breaker_open"))
+	open = true
+	require.Equal(t, map[string]float64{"": 1}, shown(t, m, "archiver_breaker_open"))
+	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "done", Done: true, Seconds: 3, FreedBytes: 5})
+	require.Equal(t, map[string]float64{"d done public.t": 1}, shown(t, m, "archiver_vacuums_total"))
 	require.Equal(t, map[string]float64{"d public.t": 5}, shown(t, m, "archiver_vacuum_last_freed_bytes"))
 
 	require.Equal(t, map[string]float64{"": 0}, shown(t, m, "archiver_fleet_read_success"))

@@ -9,7 +9,7 @@ type process struct {
 	Config
 
 	build, ready, lease, check, retention *prometheus.Desc
-	spoolFree, spoolSize, hold            *prometheus.Desc
+	spoolFree, spoolSize, breaker         *prometheus.Desc
 }
 
 func newProcess(c Config) *process {
@@ -22,7 +22,7 @@ func newProcess(c Config) *process {
 		retention: desc("archiver_retention_seconds", "The retention that this replica's configuration gives the table.", "database", "table"),
 		spoolFree: desc("archiver_spool_free_bytes", "Bytes free where worker.spool_dir is."),
 		spoolSize: desc("archiver_spool_size_bytes", "Bytes altogether where worker.spool_dir is."),
-		hold:      desc("archiver_hold_active", "1 while a throttle's rule, or the storage breaker, holds batches back in this replica.", "kind", "database", "rule"),
+		breaker:   desc("archiver_breaker_open", "1 while this replica takes no batches since storage failed again and again."),
 	}
 }
 
@@ -32,7 +32,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (p *process) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{p.build, p.ready, p.lease, p.check, p.retention, p.spoolFree, p.spoolSize, p.hold} {
+	for _, d := range []*prometheus.Desc{p.build, p.ready, p.lease, p.check, p.retention, p.spoolFree, p.spoolSize, p.breaker} {
 		out <- d
 	}
 }
@@ -57,11 +57,7 @@ func (p *process) Collect(out chan<- prometheus.Metric) {
 		send(p.spoolFree, free)
 		send(p.spoolSize, size)
 	}
-	if p.Holds != nil {
-		for _, h := range p.Holds() {
-			send(p.hold, truth(h.Active), h.Kind, h.Database, h.Rule)
-		}
-	}
+	send(p.breaker, truth(p.BreakerOpen()))
 }
 
 // sender sends gauges.

@@ -60,6 +60,7 @@ func (d *DB) SlotLag(ctx context.Context) (Lag, error) {
 }
 
 func (d *DB) lag(ctx context.Context, what, sql string) (Lag, error) {
+	ctx = aside(ctx, "throttle")
 	worst := Lag{Bytes: -1}
 	err := d.inTx(ctx, readOnly, askLimits, func(t *tx) error {
 		var hidden bool
@@ -87,6 +88,7 @@ func (d *DB) lag(ctx context.Context, what, sql string) (Lag, error) {
 // instant, in whichever database, without those of the archiver. It needs pg_monitor, or
 // is a *HiddenError.
 func (d *DB) ActiveSessions(ctx context.Context) (int64, error) {
+	ctx = aside(ctx, "throttle")
 	var active int64
 	err := d.inTx(ctx, readOnly, askLimits, func(t *tx) error {
 		var hidden bool
@@ -118,6 +120,7 @@ func (t *tx) hidden(ctx context.Context, what string) error {
 // role's own search_path and time zone, and says whether its first value is true or a
 // positive number. No row and NULL are neither. answer is the value as text.
 func (d *DB) Ask(ctx context.Context, query string) (positive bool, answer string, err error) {
+	ctx = aside(ctx, "throttle")
 	own := askLimits + "; SET LOCAL search_path TO DEFAULT; SET LOCAL TimeZone TO DEFAULT; SET LOCAL row_security TO DEFAULT"
 	err = d.inTx(ctx, readOnly, own, func(t *tx) error {
 		// One statement only: that is all which the extended protocol takes.

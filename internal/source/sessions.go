@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -11,20 +12,36 @@ import (
 // maxSessionName is how much of an application_name the server keeps.
 const maxSessionName = 63
 
+// The beginnings of the application_name of a replica's sessions. Vacuums have their own
+// name, since they are no batch and count towards no limit of batches.
+const (
+	workerSession = "archiver worker "
+	vacuumSession = "archiver vacuum "
+)
+
 // WorkerSession is the application_name of a replica's sessions: as much of the end of
 // its id, which is unique, as fits.
 func WorkerSession(id string) string {
-	const name = "archiver worker "
-	return name + id[max(len(id)+len(name)-maxSessionName, 0):]
+	return workerSession + id[max(len(id)+len(workerSession)-maxSessionName, 0):]
+}
+
+// vacuumSessionOf is the name of the sessions in which the replica of the worker session
+// vacuums. The two beginnings are of one length, so that it has the same end.
+func vacuumSessionOf(session string) string {
+	if id, ok := strings.CutPrefix(session, workerSession); ok {
+		return vacuumSession + id
+	}
+	return session
 }
 
 // EndSessions ends the sessions that other replicas of this role hold on the primary
 // and on the read replica, and waits a moment for each to be gone. What they had not
 // committed is rolled back.
 func (d *DB) EndSessions(ctx context.Context, workers []string) error {
-	names := make([]string, len(workers))
-	for i, w := range workers {
-		names[i] = WorkerSession(w)
+	names := make([]string, 0, 2*len(workers))
+	for _, w := range workers {
+		session := WorkerSession(w)
+		names = append(names, session, vacuumSessionOf(session))
 	}
 	err := endSessions(ctx, d.Pool, names)
 	if d.replica != nil {

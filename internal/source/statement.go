@@ -52,6 +52,13 @@ func doing(ctx context.Context, stage string, c config.Table) context.Context {
 	return context.WithValue(ctx, purposeKey{}, stage+" "+c.String())
 }
 
+// aside returns a context under which statements say what they are for and name no batch,
+// even where one has them asked: they are not part of its work, and whoever counts the
+// batches on a server must not count them.
+func aside(ctx context.Context, what string) context.Context {
+	return context.WithValue(context.WithValue(ctx, batchKey{}, nil), purposeKey{}, what)
+}
+
 // commentOf is the comment that a context's statements begin with, such as
 // /* archiver batch 17 delete orders.public.audit_logs */.
 func commentOf(ctx context.Context) string {

@@ -95,6 +95,7 @@ const mayVacuum = `(pg_has_role(c.relowner, 'USAGE') OR pg_has_role((SELECT datd
 // It uses two connections of its own besides the pool's: a vacuum may take hours, and
 // batches must not wait for it.
 func (d *DB) Vacuum(ctx context.Context, r VacuumRequest) (*VacuumReport, error) {
+	ctx = aside(ctx, "vacuum "+r.Table.String())
 	// The lock is one of a transaction: one of the session would stay for ever behind a
 	// pooler that shares sessions. Nothing else is done in that transaction, so that it
 	// has no snapshot and no lock on a table, which would be in the way of the vacuum.
@@ -103,7 +104,7 @@ func (d *DB) Vacuum(ctx context.Context, r VacuumRequest) (*VacuumReport, error)
 		return nil, err
 	}
 	defer closeApart(ctx, holder)
-	if _, err := holder.Exec(ctx, readLatest+pinned+"; SET LOCAL idle_in_transaction_session_timeout = 0", pgx.QueryExecModeSimpleProtocol); err != nil {
+	if _, err := holder.Exec(ctx, commentOf(ctx)+readLatest+pinned+"; SET LOCAL idle_in_transaction_session_timeout = 0", pgx.QueryExecModeSimpleProtocol); err != nil {
 		return nil, fmt.Errorf("begin on database %s: %w", d.Name, err)
 	}
 	var mine bool
@@ -178,7 +179,7 @@ func (d *DB) runVacuum(ctx context.Context, r VacuumRequest, names []string, oid
 	if r.Progress != nil {
 		watcher.Go(func() { d.watchVacuum(watch, oids, r.Progress) })
 	}
-	_, err = conn.Exec(ctx, "VACUUM ("+strings.Join(options, ", ")+") "+strings.Join(names, ", "), pgx.QueryExecModeSimpleProtocol)
+	_, err = conn.Exec(ctx, commentOf(ctx)+"VACUUM ("+strings.Join(options, ", ")+") "+strings.Join(names, ", "), pgx.QueryExecModeSimpleProtocol)
 	stop()
 	watcher.Wait()
 	switch {
@@ -335,6 +336,7 @@ func (d *DB) watchVacuum(ctx context.Context, oids []uint32, report func(VacuumP
 // given a moment to say so.
 func (d *DB) connectApart(ctx context.Context, notice func(*pgconn.Notice)) (*pgx.Conn, error) {
 	c := d.Pool.Config().ConnConfig.Copy()
+	c.RuntimeParams["application_name"] = vacuumSessionOf(c.RuntimeParams["application_name"])
 	if notice != nil {
 		c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notice(n) }
 	}

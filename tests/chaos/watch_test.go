@@ -85,13 +85,15 @@ func (w *watch) queue(ctx context.Context) error {
 }
 
 // atSources counts the batches that are in a transaction on each source. What a replica
-// asks on its own account when it starts, and ends of a dead one, is no batch.
+// asks on its own account when it starts, and ends of a dead one, is no batch, and neither
+// is what says so itself, as a plan and a vacuum do; all else counts.
 func (w *watch) atSources(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	rows, err := w.s.sources[databases[0]].Pool.Query(ctx, `
 		SELECT datname, count(*), string_agg(application_name || ': ' || left(query, 60), '; ') FROM pg_stat_activity
 		WHERE application_name LIKE 'archiver worker %' AND xact_start IS NOT NULL
+		  AND (query NOT LIKE '/* archiver %' OR query LIKE '/* archiver batch %')
 		  AND query NOT LIKE 'SELECT current_setting(''server_version_num'')%' AND query NOT LIKE '%pg_terminate_backend%'
 		GROUP BY datname`)
 	if err != nil {
