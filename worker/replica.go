@@ -50,7 +50,7 @@ func Run(ctx context.Context, d Deps, o RunOptions) error {
 	w, client, lease, err := prepare(ctx, d)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil // told to end before it began
+		return nil //nolint:nilerr // told to end before it began
 	case err != nil:
 		return err
 	}

@@ -111,7 +111,7 @@ func openPool(ctx context.Context, dsn string, size int, prepared bool) (*pgxpoo
 	if !prepared {
 		pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
-	pc.MaxConns = int32(size) //nolint:gosec // tens
+	pc.MaxConns = int32(size)
 	return pgxpool.NewWithConfig(ctx, pc)
 }
 
@@ -122,8 +122,8 @@ func (c *control) stop() error {
 	return c.pg.Stop()
 }
 
-func (c *control) exec(ctx context.Context, sql string, args ...any) error {
-	_, err := c.pool.Exec(ctx, c.ledger.SQL(sql), args...)
+func (c *control) exec(ctx context.Context, sql string) error {
+	_, err := c.pool.Exec(ctx, c.ledger.SQL(sql))
 	return err
 }
 

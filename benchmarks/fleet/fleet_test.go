@@ -35,10 +35,10 @@ func TestMeasuresATinyFleet(t *testing.T) {
 	require.Len(t, r.Fleet, 5)
 	for _, w := range r.Fleet {
 		require.Zero(t, w.Errors, "%s: %s", w.scenario, w.Error)
-		require.LessOrEqual(t, w.MostOfOne, o.seats, w.scenario.String())
-		require.LessOrEqual(t, w.MostDatabases, w.Places, w.scenario.String())
-		require.Positive(t, w.Transactions, w.scenario.String())
-		require.Positive(t, w.Connections, w.scenario.String())
+		require.LessOrEqual(t, w.MostOfOne, o.seats, w.String())
+		require.LessOrEqual(t, w.MostDatabases, w.Places, w.String())
+		require.Positive(t, w.Transactions, w.String())
+		require.Positive(t, w.Connections, w.String())
 		if w.Idle {
 			require.Zero(t, w.MostRunning)
 		}

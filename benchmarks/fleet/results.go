@@ -67,7 +67,7 @@ func (r *results) print(out io.Writer) {
 			fmt.Fprintf(out, "\n%s\n  at most %d running, of %d databases, %d of one; %d errors %s\n", w.scenario, w.MostRunning, w.MostDatabases, w.MostOfOne, w.Errors, w.Error)
 		}
 		if len(w.Top) > 0 && w.telling(r) {
-			table(out, "  "+w.scenario.String()+": where the database's time goes", "calls/s\tms each\tof it planning\ts/s\tstatement", func(line func(string, ...any)) {
+			table(out, "  "+w.String()+": where the database's time goes", "calls/s\tms each\tof it planning\ts/s\tstatement", func(line func(string, ...any)) {
 				for _, s := range w.Top {
 					line("%.1f\t%.2f\t%.2f\t%.3f\t%s", s.Calls, s.Millis, s.Planned, s.Seconds, s.What)
 				}

@@ -54,13 +54,26 @@ func (c *control) top(ctx context.Context, window time.Duration) ([]statement, e
 // kinds names statements by what stands in them, constants left out; the first that fits.
 func kinds() []struct{ part, name string } {
 	return []struct{ part, name string }{
-		{"database_turn", "admit"}, {"pg_advisory_xact_lock", "admit: wait for the lock"},
-		{"resumed AS", "admit: pauses"}, {"untold AS", "admit: pauses"}, {".pause (database", "admit: pauses"},
-		{"JobGetAvailable", "fetch"}, {"count(DISTINCT queue)", "guard"}, {"claimed AS", "claim"}, {"JobSetState", "complete"},
-		{".object", "record"}, {"last_delete_lsn", "record"}, {"attempted_at = $", "fence"},
-		{"dead AS", "look for dead replicas"}, {"id <> ALL", "look for lost jobs"},
-		{"max(id)", "reconcile"}, {"FROM (SELECT id, job_id, failed", "reconcile"}, {"b.failed AND b.state", "reconcile"}, {"pg_try_advisory", "reconcile"},
-		{"Leader", "elect a leader"}, {"schedule", "schedules"},
+		{"database_turn", "admit"},
+		{"pg_advisory_xact_lock", "admit: wait for the lock"},
+		{"resumed AS", "admit: pauses"},
+		{"untold AS", "admit: pauses"},
+		{".pause (database", "admit: pauses"},
+		{"JobGetAvailable", "fetch"},
+		{"count(DISTINCT queue)", "guard"},
+		{"claimed AS", "claim"},
+		{"JobSetState", "complete"},
+		{".object", "record"},
+		{"last_delete_lsn", "record"},
+		{"attempted_at = $", "fence"},
+		{"dead AS", "look for dead replicas"},
+		{"id <> ALL", "look for lost jobs"},
+		{"max(id)", "reconcile"},
+		{"FROM (SELECT id, job_id, failed", "reconcile"},
+		{"b.failed AND b.state", "reconcile"},
+		{"pg_try_advisory", "reconcile"},
+		{"Leader", "elect a leader"},
+		{"schedule", "schedules"},
 	}
 }
 
