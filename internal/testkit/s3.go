@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/stretchr/testify/require"
@@ -78,9 +79,14 @@ func sharedS3(t testing.TB) *localserver.S3 {
 	return shared.s3
 }
 
+// transport is shared, so that a test that reads thousands of objects does it over a few
+// connections: the server refuses more than 4096.
+var transport = awshttp.NewBuildableClient()
+
 // Client returns a client of the bucket's server, with the SDK's own settings.
 func (b *Bucket) Client() *s3.Client {
 	return s3.New(s3.Options{
+		HTTPClient:   transport,
 		Region:       b.Region,
 		BaseEndpoint: aws.String(b.Endpoint),
 		UsePathStyle: true,
