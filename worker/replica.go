@@ -195,6 +195,9 @@ func (w *Worker) admit(ctx context.Context) {
 		return
 	}
 	w.admitted(fleet.Admit(ctx, w.Ledger))
+	if err := fleet.WakeVacuums(ctx, w.Ledger); err != nil && !errors.Is(err, context.Canceled) {
+		w.Log.Warn("vacuums that are due were not called for", zap.Error(err))
+	}
 }
 
 // refill gives away the seats of batches that have ended.

@@ -137,6 +137,11 @@ func (v *vacuumWorker) vacuum(ctx context.Context, job *river.Job[jobs.VacuumArg
 	if !vacuumWanted(t) {
 		return v.skip(ctx, job, log, "it was switched off after the run had ended", "")
 	}
+	if hold, err := v.gate.Check(ctx, t, db); err != nil {
+		return err
+	} else if hold != nil {
+		return &waitError{reason: hold.Reason, after: hold.After}
+	}
 	full := t.VacuumMode == config.VacuumModeFull
 	if full {
 		log.Warn("vacuum begins: FULL locks the table against reading and writing until it is rewritten, and needs room for a copy of it")

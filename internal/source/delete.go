@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -300,8 +301,20 @@ func (t *tx) digestOf(ctx context.Context, sql string, content bool) (digest.Dig
 // when the connection is lost by now; WALPosition asks again over another.
 func walPosition(ctx context.Context, c *conn) string {
 	var lsn string
-	if err := c.QueryRow(ctx, `SELECT pg_current_wal_lsn()::text`).Scan(&lsn); err != nil {
+	if err := c.QueryRow(ctx, `SELECT pg_catalog.pg_current_wal_lsn()::text`+flushStatistics(c)).Scan(&lsn); err != nil {
 		return ""
 	}
 	return lsn
+}
+
+// flushStatistics has the server count now what the session deleted. Otherwise it may do
+// so ten seconds later, and if the table was vacuumed meanwhile it takes these rows for
+// dead ones that were left: autovacuum would come for nothing, and `status` would be wrong.
+// PostgreSQL 14 has no such function.
+func flushStatistics(c *conn) string {
+	major, _, _ := strings.Cut(c.PgConn().ParameterStatus("server_version"), ".")
+	if n, err := strconv.Atoi(major); err != nil || n < 15 {
+		return ""
+	}
+	return ` FROM pg_catalog.pg_stat_force_next_flush()`
 }
