@@ -65,8 +65,30 @@ func (s *site) anObject(t *testing.T) string {
 	return ""
 }
 
-// TestDocsYAML loads each configuration that a page shows; a fragment that starts
-// at tables: stands in a database of a whole one.
+// TestDocsTuning runs the commands and the SQL of docs/TUNING.md on a table that has rows
+// to archive.
+func TestDocsTuning(t *testing.T) {
+	t.Parallel()
+	const tuning = "docs/TUNING.md"
+	s := newTable(t)
+	commands := commandsOf(t, tuning)
+	require.NotEmpty(t, commands)
+	for _, args := range commands {
+		s.run(t, args...).expect(t, done)
+	}
+	text, err := os.ReadFile(filepath.Join(testkit.ModuleRoot(t), tuning))
+	require.NoError(t, err)
+	statements := regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	require.NotEmpty(t, statements)
+	for _, m := range statements {
+		for statement := range strings.SplitSeq(strings.TrimSpace(m[1]), ";\n") {
+			s.db.Exec(t, statement) // each by itself: some run in no transaction
+		}
+	}
+}
+
+// TestDocsYAML loads each configuration that a page shows. A fragment of one is completed
+// by what every configuration must have.
 func TestDocsYAML(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob(filepath.Join(testkit.ModuleRoot(t), "docs", "*.md"))
@@ -78,15 +100,33 @@ func TestDocsYAML(t *testing.T) {
 		require.NoError(t, err)
 		for _, m := range block.FindAllSubmatch(text, -1) {
 			file := filepath.Join(t.TempDir(), "archiver.yaml")
-			yaml := string(m[1])
-			if strings.HasPrefix(yaml, "tables:") {
-				yaml = "control: {url: postgres://localhost/archiver}\ns3: {bucket: audit-archive, region: eu-central-1}\ndefaults: {retention: 90d}\ndatabases:\n  - name: d\n    host: h\n" + indent(yaml, 4)
-			}
+			yaml, environ := completed(string(m[1]))
 			require.NoError(t, os.WriteFile(file, []byte(yaml), 0o600))
-			_, err := config.Load(config.Options{File: file, Environ: []string{}})
+			_, err := config.Load(config.Options{File: file, Environ: environ})
 			require.NoError(t, err, "%s:\n%s", page, m[1])
 			n++
 		}
 	}
 	require.Positive(t, n)
+}
+
+// completed makes a configuration of a fragment, unless it is one: tables stand in a
+// database, and sections that are missing are added behind it.
+func completed(yaml string) (whole string, environ []string) {
+	sections := map[string]string{
+		"control:":   "control: {url: postgres://localhost/archiver}\n",
+		"databases:": "databases: [{name: d, host: h, tables: [{name: t}]}]\n",
+	}
+	if strings.HasPrefix(yaml, "tables:") {
+		yaml = "databases:\n  - name: d\n    host: h\n" + indent(yaml, 4) + "\n"
+	}
+	if strings.Contains("\n"+yaml, "\ncontrol:") {
+		return yaml, []string{}
+	}
+	for section, text := range sections {
+		if !strings.Contains("\n"+yaml, "\n"+section) {
+			yaml += text
+		}
+	}
+	return yaml, []string{"ARCHIVER_S3_BUCKET=audit-archive", "AWS_REGION=eu-central-1", "ARCHIVER_DEFAULTS_RETENTION=90d"}
 }

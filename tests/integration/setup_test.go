@@ -73,8 +73,7 @@ func newSite(t *testing.T, tables string) *site {
 // configure loads a configuration from YAML as the product does.
 func (s *site) configure(t *testing.T, tables string) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "archiver.yaml")
-	yaml := fmt.Sprintf(`
+	s.cfg = load(t, fmt.Sprintf(`
 control: {url: %q}
 s3: {bucket: %q, prefix: pre, endpoint: %q, access_key_id: %q, secret_access_key: %q, retry: {max_attempts: 2, initial_delay: 50ms, max_delay: 100ms}, circuit_breaker: {recovery_timeout: 1s}}
 defaults: {retention: 30d, batch_size: 100}
@@ -83,11 +82,16 @@ databases:
     url: %q
     tables:
 %s
-`, s.db.DSN, s.bucket.Name, s.bucket.Endpoint, s.bucket.AccessKey, s.bucket.SecretKey, s.db.DSN, indent(tables))
+`, s.db.DSN, s.bucket.Name, s.bucket.Endpoint, s.bucket.AccessKey, s.bucket.SecretKey, s.db.DSN, indent(tables)))
+}
+
+func load(t *testing.T, yaml string) *config.Config {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "archiver.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(yaml), 0o600))
 	cfg, err := config.Load(config.Options{File: file, Environ: []string{}})
 	require.NoError(t, err)
-	s.cfg = cfg
+	return cfg
 }
 
 func indent(yaml string) string {
