@@ -38,7 +38,7 @@ type control struct {
 }
 
 // poolSize is that of a replica of the archiver on the control database.
-func (o options) poolSize() int { return max(8, o.hands+4) }
+func (o options) poolSize() int { return max(9, o.hands+5) }
 
 func startControl(ctx context.Context, o options) (_ *control, err error) {
 	c := &control{o: o}

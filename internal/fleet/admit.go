@@ -2,10 +2,12 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 )
@@ -28,8 +30,16 @@ type Admission struct {
 const (
 	beginAdmission = `BEGIN ISOLATION LEVEL READ COMMITTED`
 	admission      = `SELECT set_config(name, value, true) FROM (VALUES
-	('archiver.admission', 'on'), ('synchronous_commit', 'off'), ('lock_timeout', '3s'), ('jit', 'off'),
+	('archiver.admission', 'on'), ('synchronous_commit', 'off'), ('lock_timeout', $1), ('jit', 'off'),
 	('enable_seqscan', 'off'), ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('enable_bitmapscan', 'off')) s(name, value)`
+)
+
+// How long a look waits for one of another replica to end. In a fleet that ends batches
+// faster than looks go by, waiting costs more than the seat is worth: whoever looks next
+// finds it, within a second.
+const (
+	waitToAdmit  = "3s"
+	waitToRefill = "250ms"
 )
 
 // lockAdmission is held by whoever counts seats and changes who has one. It ends with
@@ -53,7 +63,8 @@ func Admit(ctx context.Context, l *ledger.Ledger) (Admission, error) { return lo
 // Refill is Admit for the moment at which batches of some databases have ended: it looks
 // only at those and at others that have batches at work, unless the turn of one is over.
 // With a thousand tables that is the difference between a handful of lookups and a
-// thousand. A database whose last batch has ended keeps its place until its turn is over.
+// thousand. A database whose last batch has ended is the first to get a place again until
+// its turn is over. While others look all the time it does nothing.
 func Refill(ctx context.Context, l *ledger.Ledger, databases []string) (Admission, error) {
 	return look(ctx, l, false, databases)
 }
@@ -74,20 +85,47 @@ func look(ctx context.Context, l *ledger.Ledger, everything bool, ended []string
 	// waiting for the lock. Each statement has a snapshot of its own, that of the last is
 	// taken under the lock. Rows that somebody else has locked are passed over: one
 	// forgotten session of River UI must not stop the fleet.
+	wait := waitToRefill
+	if everything {
+		wait = waitToAdmit
+	}
 	batch := &pgx.Batch{}
 	batch.Queue(beginAdmission)
-	batch.Queue(admission)
+	batch.Queue(admission, wait)
 	batch.Queue(l.SQL(named(lockAdmission, l)))
 	queuePauseSync(batch, l)
 	batch.Queue(l.SQL(admit), l.Schema()+".river_insert", interval(Turn), everything, ended).QueryRow(func(row pgx.Row) error {
 		return row.Scan(&a.Admitted, &a.Parked, nil)
 	})
 	batch.Queue(`COMMIT`)
-	err := l.Pool.SendBatch(ctx, batch).Close()
+	err := sendBatch(ctx, l, batch)
+	var pg *pgconn.PgError
+	if !everything && errors.As(err, &pg) && pg.Code == lockTimedOut {
+		return Admission{}, nil
+	}
 	if err != nil {
 		return a, fmt.Errorf("admit batches: %w", err)
 	}
 	return a, nil
+}
+
+const lockTimedOut = "55P03"
+
+// sendBatch ends a transaction that failed: the pool would close its connection, and a
+// fleet that is short of time already would spend it on making new ones.
+func sendBatch(ctx context.Context, l *ledger.Ledger, batch *pgx.Batch) error {
+	c, err := l.Pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Release()
+	err = c.SendBatch(ctx, batch).Close()
+	if err != nil && !c.Conn().IsClosed() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_, _ = c.Exec(end, `ROLLBACK`, pgx.QueryExecModeSimpleProtocol) // else the pool closes it after all
+	}
+	return err
 }
 
 const admit = `
@@ -127,7 +165,9 @@ WITH alive AS (
 	SELECT greatest((SELECT n FROM places) - (SELECT count(*) FROM busy), 0) AS n
 ), standing AS MATERIALIZED (
 	SELECT s.database, s.n - coalesce(b.n, 0) AS n, t.began, t.admitted,
-	       b.database IS NOT NULL OR coalesce(s.database = ANY ($4::text[]) AND t.began >= now() - $2::interval AND (SELECT n FROM room) > 0, false) AS active
+	       b.database IS NOT NULL AS active,
+	       -- Its last batch has just ended and its turn has not: the first to get a place, if there is one.
+	       b.database IS NULL AND coalesce(s.database = ANY ($4::text[]) AND t.began >= now() - $2::interval, false) AS returns
 	FROM seats s
 	LEFT JOIN busy b ON b.database = s.database
 	LEFT JOIN {s}.database_turn t ON t.database = s.database
@@ -135,9 +175,9 @@ WITH alive AS (
 ), free AS MATERIALIZED (
 	SELECT * FROM standing
 	-- Without room, and before any turn is over, who waits for a place need not be known.
-	WHERE (active OR ($3::boolean AND (SELECT n FROM room) > 0) OR EXISTS (SELECT FROM busy WHERE began < now() - $2::interval))
+	WHERE (active OR ((returns OR $3::boolean) AND (SELECT n FROM room) > 0) OR EXISTS (SELECT FROM busy WHERE began < now() - $2::interval))
 ), candidate AS MATERIALIZED (
-	SELECT f.database, f.n AS free, f.active, u.id AS table_id, c.job_id, tt.admitted,
+	SELECT f.database, f.n AS free, f.active, f.returns, u.id AS table_id, c.job_id, tt.admitted,
 	       coalesce((SELECT count(*) FROM kept k WHERE k.table_id = u.id), 0) + row_number() OVER (PARTITION BY u.id ORDER BY c.id) AS seat
 	FROM free f
 	JOIN unpaused u ON u.database = f.database
@@ -148,7 +188,7 @@ WITH alive AS (
 		ORDER BY b.id LIMIT f.n FOR NO KEY UPDATE OF j SKIP LOCKED) c
 	LEFT JOIN {s}.table_turn tt ON tt.table_id = u.id
 ), hungry AS (
-	SELECT DISTINCT database FROM candidate WHERE NOT active
+	SELECT DISTINCT database, returns FROM candidate WHERE NOT active
 ), over AS (
 	SELECT database FROM busy WHERE began < now() - $2::interval ORDER BY began
 	LIMIT greatest((SELECT count(*) FROM hungry) - (SELECT n FROM room), 0)
@@ -162,7 +202,7 @@ WITH alive AS (
 ), chosen AS (
 	SELECT database FROM free WHERE active AND database NOT IN (SELECT database FROM over)
 	UNION ALL
-	(SELECT f.database FROM free f WHERE f.database IN (SELECT database FROM hungry) ORDER BY f.admitted NULLS FIRST, f.database LIMIT (SELECT n FROM room))
+	(SELECT f.database FROM free f JOIN hungry h ON h.database = f.database ORDER BY h.returns DESC, f.admitted NULLS FIRST, f.database LIMIT (SELECT n FROM room))
 ), picked AS MATERIALIZED (
 	SELECT * FROM (
 		SELECT c.*, row_number() OVER (PARTITION BY c.database ORDER BY c.seat, c.admitted NULLS FIRST, c.table_id) AS turn
@@ -173,7 +213,7 @@ WITH alive AS (
 ), database_turns AS (
 	INSERT INTO {s}.database_turn (database, began, admitted)
 	-- A turn that is over while nobody waits begins anew.
-	SELECT DISTINCT p.database, CASE WHEN p.active AND f.began >= now() - $2::interval THEN f.began ELSE now() END, now() FROM picked p JOIN free f ON f.database = p.database
+	SELECT DISTINCT p.database, CASE WHEN (p.active OR p.returns) AND f.began >= now() - $2::interval THEN f.began ELSE now() END, now() FROM picked p JOIN free f ON f.database = p.database
 	ON CONFLICT (database) DO UPDATE SET began = excluded.began, admitted = excluded.admitted
 ), table_turns AS (
 	INSERT INTO {s}.table_turn (table_id, admitted) SELECT DISTINCT table_id, now() FROM picked

@@ -204,6 +204,32 @@ func TestRefill(t *testing.T) {
 	require.Positive(t, due)
 }
 
+// TestRefillWhileAnotherLooks: it gives up soon, without an error and without wearing out
+// a connection, and the look at everything makes up for it.
+func TestRefillWhileAnotherLooks(t *testing.T) {
+	t.Parallel()
+	q := newQueue(t)
+	q.plan("a", "t", 3)
+	q.replica("one", 1, map[string]int{"a": 1})
+	q.admit()
+	q.take("one")
+	q.finish("a", 1)
+	other, err := q.db.Pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = other.Exec(t.Context(), `SELECT pg_advisory_xact_lock(hashtextextended('archiver admission archiver', 0))`)
+	require.NoError(t, err)
+	before := q.Ledger.Pool.Stat().NewConnsCount()
+	for range 4 {
+		a, err := fleet.Refill(t.Context(), q.Ledger, []string{"a"})
+		require.NoError(t, err)
+		require.Zero(t, a)
+	}
+	require.LessOrEqual(t, q.Ledger.Pool.Stat().NewConnsCount(), before+1)
+	require.NoError(t, other.Rollback(t.Context()))
+	require.Empty(t, q.available())
+	require.Equal(t, 1, q.admit().Admitted)
+}
+
 // TestLockedRowsArePassedOver has sessions that somebody has forgotten hold rows of the
 // queue: what they hold waits, and nothing else does.
 func TestLockedRowsArePassedOver(t *testing.T) {
@@ -310,7 +336,18 @@ func TestAdmitAtRandom(t *testing.T) {
 			_, err := fleet.Resume(t.Context(), q.Ledger, q.client, fleet.Scope{})
 			require.NoError(t, err)
 		}
-		q.admit()
+		if r.IntN(3) > 0 { // a replica that is late with what has ended, and names whatever
+			var ended []string
+			for _, d := range names {
+				if r.IntN(2) == 0 {
+					ended = append(ended, d)
+				}
+			}
+			_, err := fleet.Refill(t.Context(), q.Ledger, ended)
+			require.NoError(t, err)
+		} else {
+			q.admit()
+		}
 		held := q.list(`SELECT queue || ' ' || count(*) FROM archiver.river_job WHERE state IN ('available', 'running') GROUP BY queue`)
 		require.LessOrEqual(t, len(held), databases, "%v", held)
 		for _, d := range names {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 )
@@ -89,8 +90,11 @@ func (l *Lease) note(began time.Time, renewed bool, err error, last bool) error 
 
 // Keep renews the lease three times in its lifetime until ctx ends, and then
 // returns nil. It returns ErrLeaseLost when the lease was taken away, or could
-// not be renewed for four fifths of its lifetime.
+// not be renewed for four fifths of its lifetime. It keeps a connection of the pool to
+// itself, so that a renewal never stands in line behind the work.
 func (l *Lease) Keep(ctx context.Context) error {
+	r := renewal{lease: l}
+	defer r.release()
 	tick := time.NewTicker(l.ttl / 3)
 	defer tick.Stop()
 	for {
@@ -107,17 +111,54 @@ func (l *Lease) Keep(ctx context.Context) error {
 		}
 		late.Stop()
 		began := time.Now()
-		renewCtx, cancel := context.WithDeadline(ctx, deadline)
-		tag, err := l.ledger.Pool.Exec(renewCtx, l.ledger.SQL(`UPDATE {s}.worker SET lease_until = now() + $2::interval WHERE id = $1`), l.id, interval(l.ttl))
+		renewCtx, cancel := context.WithDeadline(ctx, earliest(deadline, began.Add(l.ttl/3)))
+		renewed, err := r.renew(renewCtx)
 		cancel()
 		if ctx.Err() != nil {
 			return nil
 		}
-		renewed := err == nil && tag.RowsAffected() == 1
 		if err := l.note(began, renewed, err, err == nil || !time.Now().Before(deadline)); err != nil {
 			return err
 		}
 	}
+}
+
+// renewal is the connection that a lease is renewed over. One that swallows what is sent
+// costs a try, and the next try has another.
+type renewal struct {
+	lease *Lease
+	conn  *pgxpool.Conn
+}
+
+func (r *renewal) renew(ctx context.Context) (bool, error) {
+	l := r.lease
+	if r.conn == nil {
+		c, err := l.ledger.Pool.Acquire(ctx)
+		if err != nil {
+			return false, err
+		}
+		r.conn = c
+	}
+	tag, err := r.conn.Exec(ctx, l.ledger.SQL(`UPDATE {s}.worker SET lease_until = now() + $2::interval WHERE id = $1`), l.id, interval(l.ttl))
+	if err != nil {
+		r.release()
+		return false, err
+	}
+	return tag.RowsAffected() == 1, nil
+}
+
+func (r *renewal) release() {
+	if r.conn != nil {
+		r.conn.Release()
+		r.conn = nil
+	}
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // Leave gives the lease back, so that nobody waits for it to run out.

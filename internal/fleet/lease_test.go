@@ -127,27 +127,50 @@ func TestKeepEndsWhenTheLeaseIsTakenAway(t *testing.T) {
 // since the others give its jobs away once the lease has run out.
 func TestKeepEndsWhenCutOff(t *testing.T) {
 	t.Parallel()
-	for name, fault := range map[string]testkit.Fault{"refused": {Refuse: true}, "silent": {Cut: 1, Hold: true}} {
+	for name, fault := range map[string]testkit.Fault{"refused": {Refuse: true}, "silent": {Cut: 1, Hold: true, Refuse: true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			db, _ := control(t)
-			proxy := testkit.NewProxy(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(db.Server.Port)))
-			dsn, err := url.Parse(db.DSN)
-			require.NoError(t, err)
-			dsn.Host = proxy.Addr
-			pool, err := pgxpool.New(t.Context(), dsn.String())
-			require.NoError(t, err)
-			t.Cleanup(pool.Close)
+			_, l, proxy := throughProxy(t)
 			const ttl = 3 * time.Second
-			ended, _ := keep(t, ledger.New(pool, "archiver"), ttl)
+			ended, _ := keep(t, l, ttl)
 			proxy.Set(fault)
-			if fault.Refuse {
+			if !fault.Hold {
 				proxy.Sever()
 			}
 			require.ErrorIs(t, within(t, ended, 2*ttl), fleet.ErrLeaseLost)
 			proxy.Sever()
 		})
 	}
+}
+
+// TestKeepSurvivesASilentConnection: one that swallows what is sent, as when a firewall
+// has forgotten it, costs a try and not the lease.
+func TestKeepSurvivesASilentConnection(t *testing.T) {
+	t.Parallel()
+	db, l, proxy := throughProxy(t)
+	ended, stop := keep(t, l, 3*time.Second)
+	proxy.Set(testkit.Fault{Cut: 1, Hold: true})
+	testkit.Eventually(t, 20*time.Second, func() bool {
+		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '6 seconds'`) == 1
+	}, "the lease is renewed over another")
+	require.True(t, proxy.Struck(), "one was silent")
+	proxy.Sever()
+	stop()
+	require.NoError(t, <-ended)
+}
+
+// throughProxy is a control database, and a ledger that reaches it through a proxy.
+func throughProxy(t *testing.T) (*testkit.DB, *ledger.Ledger, *testkit.Proxy) {
+	t.Helper()
+	db, _ := control(t)
+	proxy := testkit.NewProxy(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(db.Server.Port)))
+	dsn, err := url.Parse(db.DSN)
+	require.NoError(t, err)
+	dsn.Host = proxy.Addr
+	pool, err := pgxpool.New(t.Context(), dsn.String())
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return db, ledger.New(pool, "archiver"), proxy
 }
 
 // within is what comes from a channel in some time.
