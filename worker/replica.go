@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -91,19 +92,6 @@ func prepare(ctx context.Context, d Deps) (*Worker, *river.Client[pgx.Tx], *flee
 
 func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *fleet.Lease, o RunOptions) error {
 	shutdown := w.Config.Worker.ShutdownTimeout
-	// River is started on a context of its own values but not of ctx's end: how a
-	// stop goes is decided below.
-	startCtx, cancelStart := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancelStart()
-	if err := client.Start(startCtx); err != nil {
-		return fmt.Errorf("start the job queue: %w", err)
-	}
-	w.Health.Joined(lease.Held)
-	w.Log.Info("worker started", zap.String("worker", client.ID()), zap.Int("concurrency", w.Config.Worker.Concurrency))
-	if w.Started != nil {
-		w.Started()
-	}
-
 	work, stop := context.WithCancel(ctx)
 	defer stop()
 	// The lease outlives ctx: jobs still run while the replica shuts down. Once it
@@ -113,7 +101,7 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 	leaseCtx, endLease := context.WithCancel(held)
 	defer endLease()
 	var g errgroup.Group
-	g.Go(func() error {
+	g.Go(func() error { // before River starts: with many queues in a large fleet that takes long
 		defer stop()
 		err := lease.Keep(leaseCtx)
 		if err != nil {
@@ -121,6 +109,19 @@ func (w *Worker) run(ctx context.Context, client *river.Client[pgx.Tx], lease *f
 		}
 		return err
 	})
+	// River is started on a context of its own values but not of ctx's end: how a
+	// stop goes is decided below.
+	startCtx, cancelStart := context.WithCancel(held)
+	defer cancelStart()
+	if err := client.Start(startCtx); err != nil {
+		endLease()
+		return cmp.Or(context.Cause(held), fmt.Errorf("start the job queue: %w", err))
+	}
+	w.Health.Joined(lease.Held)
+	w.Log.Info("worker started", zap.String("worker", client.ID()), zap.Int("concurrency", w.Config.Worker.Concurrency))
+	if w.Started != nil {
+		w.Started()
+	}
 	g.Go(func() error { w.tend(work, client); return nil })
 	g.Go(func() error { w.watchStorage(work); return nil })
 	if o.Drain {

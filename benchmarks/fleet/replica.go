@@ -185,13 +185,13 @@ func (o order) runSleeper(ctx context.Context, pool *pgxpool.Pool, count *counts
 	if err != nil {
 		return err
 	}
-	if err := client.Start(context.WithoutCancel(ctx)); err != nil {
-		return err
-	}
 	keepCtx, endLease := context.WithCancel(context.WithoutCancel(ctx))
 	defer endLease()
 	lost := make(chan error, 1)
 	go func() { lost <- held.Keep(keepCtx) }()
+	if err := client.Start(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
 	tended := make(chan struct{})
 	go func() { defer close(tended); s.tend(ctx, o.ID, client) }()
 	select {
