@@ -280,6 +280,15 @@ func NewID() string {
 	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()[:8])
 }
 
+// vacuumPoll is how often a queue of vacuums is asked without a call: see
+// fleet.WakeVacuums, which a pooler that shares sessions swallows.
+func vacuumPoll(pooled bool) time.Duration {
+	if pooled {
+		return 5 * time.Second
+	}
+	return 5 * time.Minute
+}
+
 // newClient configures River. Every replica registers all job kinds, since the
 // one that leads discards what it does not know.
 func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
@@ -293,7 +302,7 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 	queues := map[string]river.QueueConfig{jobs.ControlQueue: {MaxWorkers: 1}}
 	for _, d := range w.Config.Databases {
 		queues[jobs.Queue(d.Name)] = river.QueueConfig{MaxWorkers: min(d.Concurrency, w.Config.Worker.Concurrency)}
-		queues[jobs.VacuumQueue(d.Name)] = river.QueueConfig{MaxWorkers: 1}
+		queues[jobs.VacuumQueue(d.Name)] = river.QueueConfig{MaxWorkers: 1, FetchPollInterval: vacuumPoll(pooled)}
 	}
 	timeout := w.Config.Worker.BatchTimeout
 	// Admission tells the replicas of new jobs each second at the latest; with many

@@ -41,7 +41,7 @@ func defaults() options {
 // config is that of a replica, as far as the control database can tell, where so many
 // databases may be worked on at a time.
 func (o options) config(places int) *config.Config {
-	c := &config.Config{MaxParallelDatabases: places, Worker: config.Worker{
+	c := &config.Config{MaxParallelDatabases: places, S3: config.S3{Bucket: "none", Region: "none", Endpoint: "http://127.0.0.1:1"}, Worker: config.Worker{
 		Concurrency: o.hands, ShutdownTimeout: 10 * time.Second, BatchTimeout: 15 * time.Minute, Lease: lease,
 	}}
 	for i := range o.databases {

@@ -19,6 +19,7 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/fleet"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
+	"github.com/audit-table-archiver/archiver/internal/objstore"
 	"github.com/audit-table-archiver/archiver/jobs"
 	"github.com/audit-table-archiver/archiver/worker"
 )
@@ -152,7 +153,13 @@ func (o order) config() *config.Config {
 
 // runArchiver is the archiver's own replica.
 func (o order) runArchiver(ctx context.Context, pool *pgxpool.Pool) error {
-	return worker.Run(ctx, worker.Deps{ID: o.ID, Config: o.config(), Ledger: ledger.New(pool, schema), Log: zap.NewNop(), Version: "bench"}, worker.RunOptions{})
+	cfg := o.config()
+	store, err := objstore.Open(ctx, worker.StoreConfig(cfg.S3)) // asked for nothing, as there is no batch
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return worker.Run(ctx, worker.Deps{ID: o.ID, Config: cfg, Store: store, Ledger: ledger.New(pool, schema), Log: zap.NewNop(), Version: "bench"}, worker.RunOptions{})
 }
 
 // lease is the archiver's default.

@@ -96,7 +96,7 @@ func TestLostFetch(t *testing.T) {
 	s.plan("audit_logs")
 	s.settle("audit_logs")
 	id := s.control.Int(t, s.ledger.SQL(`INSERT INTO {s}.river_job (state, args, attempt, attempted_at, attempted_by, kind, max_attempts, metadata, priority, queue, scheduled_at)
-		SELECT 'running', args, 1, now() - interval '1 minute', ARRAY[(SELECT id FROM {s}.worker)], kind, max_attempts, metadata, priority, queue, scheduled_at FROM {s}.river_job RETURNING id`))
+		SELECT 'running', args, 1, now() - interval '1 minute', ARRAY[(SELECT id FROM {s}.worker)], kind, max_attempts, metadata, priority, queue, scheduled_at FROM {s}.river_job WHERE kind = 'archive_batch' RETURNING id`))
 	testkit.Eventually(t, 20*time.Second, func() bool {
 		return s.control.Int(t, s.ledger.SQL(`SELECT count(*) FROM {s}.river_job WHERE id = $1 AND state = 'completed'`), id) == 1
 	}, "the job is worked after all")
