@@ -241,6 +241,36 @@ func TestReplicaBehindTheLastDelete(t *testing.T) {
 	require.Zero(t, p.objectsIn("discarded"), "archived rows were read again")
 }
 
+// TestReplicaAfterALostPosition: after a failover that has lost WAL the position of the last
+// delete can lie far beyond the primary's end. A replica that follows is read all the
+// same, also while the primary is written to all the time.
+func TestReplicaAfterALostPosition(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, 10, nil, waits)
+	p.plan(t)
+	p.finish(nil)
+	p.archived(1)
+	_, err := p.ledger.Pool.Exec(t.Context(), p.ledger.SQL(`UPDATE {s}.archive_table SET last_delete_lsn = 'FFFF/0'`))
+	require.NoError(t, err)
+	p.standby.Exec(t, `ALTER SYSTEM SET recovery_min_apply_delay = '500ms'`) // as a standby at work has it anyway
+	p.standby.Exec(t, `SELECT pg_reload_conf()`)
+	ctx, stop := context.WithCancel(t.Context())
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		for ctx.Err() == nil {
+			_, _ = p.db.Pool.Exec(ctx, `SELECT pg_logical_emit_message(true, 'test', 'x')`)
+		}
+	})
+	for range 2 {
+		time.Sleep(time.Second) // the delay is in force
+		plan, err := planner.Make(t.Context(), p.src, p.ledger, p.cfg.Databases[0].Tables[0], planner.Options{})
+		require.NoError(t, err)
+		require.Equal(t, source.ReadReplica, plan.ReadFrom)
+	}
+	stop()
+	writing.Wait()
+}
+
 // TestUnheardDeletePosition loses the connection right after the commit, before the
 // position of the delete was heard: it is asked for again, since the replica is held to it.
 func TestUnheardDeletePosition(t *testing.T) {
