@@ -271,6 +271,33 @@ func TestReplicaAfterALostPosition(t *testing.T) {
 	writing.Wait()
 }
 
+// TestWindowsOnTheReplica: the further windows of a run are planned where the first was.
+func TestWindowsOnTheReplica(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, 300, nil, waits+", adaptive_batch: {min_batch_size: 5, max_batch_size: 20}")
+	plan, err := planner.Make(t.Context(), p.src, p.ledger, p.cfg.Databases[0].Tables[0], planner.Options{})
+	require.NoError(t, err)
+	for _, later := range plan.Pages[5:] {
+		plan.Later += later.Rows
+	}
+	plan.Pages = plan.Pages[:5]
+	require.NoError(t, plan.Enqueue(t.Context(), p.ledger, p.client(t)))
+	var mu sync.Mutex
+	var primary, replica string
+	stop := p.windows(1, func(_ context.Context, point string) error {
+		if point == "window:before-commit" {
+			mu.Lock()
+			defer mu.Unlock()
+			primary, replica = p.activity(p.db), p.activity(p.standby)
+		}
+		return nil
+	})
+	testkit.Eventually(t, 20*time.Second, func() bool { return p.count(`SELECT count(*) FROM {s}.batch`) > 5 }, "a window is planned")
+	stop()
+	require.Contains(t, replica, "/* archiver plan main.public.audit_logs */")
+	require.NotContains(t, primary, "/* archiver plan main.public.audit_logs */")
+}
+
 // TestUnheardDeletePosition loses the connection right after the commit, before the
 // position of the delete was heard: it is asked for again, since the replica is held to it.
 func TestUnheardDeletePosition(t *testing.T) {
