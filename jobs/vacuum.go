@@ -2,7 +2,6 @@ package jobs
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
@@ -47,6 +46,3 @@ func (a VacuumArgs) InsertOpts() river.InsertOpts {
 
 // VacuumQueue is the River queue of a source database's vacuums.
 func VacuumQueue(database string) string { return vacuumPrefix + database }
-
-// IsVacuumQueue tells these queues from those of batches.
-func IsVacuumQueue(queue string) bool { return strings.HasPrefix(queue, vacuumPrefix) }

@@ -110,15 +110,16 @@ func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger
 	if err != nil {
 		return err
 	}
-	if err := table.SameKey(d.KeyColumns); err != nil {
-		return err
+	// A run cannot go on by another key, as the workers cancel its batches for that; and
+	// while it is there nothing else of the table is planned.
+	goesOn := !d.GivenUp && table.SameKey(d.KeyColumns) == nil
+	if goesOn {
+		if goesOn, err = db.PastRetention(ctx, table, d.CutoffValue); err != nil {
+			return err
+		}
 	}
-	past, err := db.PastRetention(ctx, table, d.CutoffValue)
-	if err != nil {
-		return err
-	}
-	if d.GivenUp || !past {
-		log.Info("the run ends where it is planned to: its last window was cancelled, or the retention was raised", zap.Int64("rows_left", d.RowsLeft))
+	if !goesOn {
+		log.Info("the run ends where it is planned to: its last window was cancelled, the retention was raised, or the table has another key", zap.Int64("rows_left", d.RowsLeft))
 		return w.Ledger.EndWindows(ctx, d.RunID)
 	}
 	if err := failpoint.Hit(ctx, "window:claimed"); err != nil {
@@ -131,14 +132,31 @@ func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger
 		Open: ledger.Table{ID: d.TableID, PlanSeq: d.PlanSeq, PlannedTo: d.PlannedTo}, keyColumns: d.KeyColumns,
 	}
 	most := jobs.Window(concurrency)
-	err = db.Walk(ctx, table, d.PlannedTo, d.CutoffValue, size, func(page source.Page) error {
-		if len(p.Pages) == most {
-			return errEnough
-		}
-		p.Pages = append(p.Pages, page)
-		p.Rows += page.Rows
-		return nil
-	})
+	walk := func(from *source.DB) error {
+		p.Pages, p.Rows = nil, 0
+		return from.Walk(ctx, table, d.PlannedTo, d.CutoffValue, size, func(page source.Page) error {
+			if len(p.Pages) == most {
+				return errEnough
+			}
+			p.Pages = append(p.Pages, page)
+			p.Rows += page.Rows
+			return nil
+		})
+	}
+	// From the replica where it is fit, as the first window: see Plan.walk.
+	last, err := w.Ledger.LastDelete(ctx, d.TableID)
+	if err != nil {
+		return err
+	}
+	from, _, err := db.Reader(ctx, c, last)
+	if err != nil {
+		return err
+	}
+	err = walk(from)
+	var not *source.ReplicaError
+	if errors.As(err, &not) && c.ReplicaFallback == config.ReplicaFallbackPrimary {
+		err = walk(db)
+	}
 	more := errors.Is(err, errEnough)
 	if err != nil && !more {
 		return err

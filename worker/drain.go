@@ -72,8 +72,13 @@ func (w *Worker) left(ctx context.Context, tables []ledger.WindowTable) (Backlog
 	return b, windows, err
 }
 
+// holdGap is how long after its end the hold of a throttle still counts: so long it may
+// take until a batch has found the reason still there.
+const holdGap = "10 seconds"
+
 // ready says that some batch could begin, but for the limits of the fleet: it is not
-// paused and waits for no later time.
+// paused, no throttle holds its table, it waits for no later time, and not all replicas
+// keep away from storage.
 func (w *Worker) ready(ctx context.Context) bool {
 	var names []string
 	for _, d := range w.Config.Databases {
@@ -86,7 +91,9 @@ func (w *Worker) ready(ctx context.Context) bool {
 				SELECT FROM {s}.batch b JOIN {s}.river_job j ON j.id = b.job_id
 				WHERE b.table_id = t.id AND b.state IN ('planned', 'verified', 'deleting') AND NOT b.failed
 					AND j.state IN ('pending', 'available') AND j.scheduled_at <= now() LIMIT 1) one
-			WHERE t.database = ANY ($1) AND NOT {s}.is_paused(t.database, t.schema, t.name))`), names).Scan(&ready)
+			WHERE t.database = ANY ($1) AND NOT {s}.is_paused(t.database, t.schema, t.name)
+				AND NOT EXISTS (SELECT FROM {s}.table_throttle h WHERE h.table_id = t.id AND h.held_until > now() - $2::interval))
+			AND EXISTS (SELECT FROM {s}.worker WHERE lease_until > now() AND held_for IS NULL)`), names, holdGap).Scan(&ready)
 	return err == nil && ready
 }
 
@@ -119,7 +126,7 @@ func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patien
 		case b.Left() != last:
 			last, since = b.Left(), time.Now()
 		}
-		closed = closed && b.Left() == 0
+		closed = closed && b.Left() == 0 && windows == 0
 		if err == nil && b.Running == 0 && patience > 0 && w.allPaused(ctx) {
 			w.Log.Warn("drain ends: what is left is paused", zap.Int64("batches", b.Left()))
 			return nil

@@ -127,7 +127,7 @@ func (w *Worker) watchStorage(ctx context.Context) {
 			if err := fleet.SetHeld(ctx, w.Ledger, w.ID, reason); err != nil {
 				w.Log.Warn("the fleet was not told about the breaker", zap.Error(err)) // in a second again
 			} else {
-				w.logBreaker(open)
+				w.logBreaker(ctx, open)
 				told = reason
 			}
 		}
@@ -139,10 +139,10 @@ func (w *Worker) watchStorage(ctx context.Context) {
 	}
 }
 
-func (w *Worker) logBreaker(open *objstore.OpenError) {
+func (w *Worker) logBreaker(ctx context.Context, open *objstore.OpenError) {
 	if open == nil {
 		w.Log.Info("storage answers again: batches go on")
-		w.seatFreed("")
+		bounded(ctx, func(ctx context.Context) { w.admitted(fleet.Admit(ctx, w.Ledger)) })
 		return
 	}
 	w.Log.Warn("breaker open: this worker takes no batches", zap.Int("failures", open.Failures), zap.Time("until", open.Until), zap.String("last", open.Last))

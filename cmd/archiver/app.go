@@ -86,9 +86,9 @@ func (a *app) openControl(ctx context.Context) error {
 	if pc.ConnConfig.ConnectTimeout == 0 {
 		pc.ConnConfig.ConnectTimeout = 10 * time.Second
 	}
-	// River's listener and the lease have one each; River and each batch need one now and
-	// then, and hold none for long.
-	pc.MaxConns = int32(max(9, a.cfg.Worker.Concurrency+5))
+	// River's listener has one, and the lease one beside the pool; River and each batch need
+	// one now and then, and hold none for long.
+	pc.MaxConns = int32(max(8, a.cfg.Worker.Concurrency+4))
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return fmt.Errorf("control database: %w", err)

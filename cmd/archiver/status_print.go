@@ -153,6 +153,12 @@ func (s *statusReport) remarks() []string {
 		}
 		if u := t.unplanned; u != nil {
 			out = append(out, fmt.Sprintf("%s: run %d is planned to %s; about %s follow", t.name(), u.RunID, u.PlannedTo, plural(u.RowsLeft, "row", "rows")))
+			if u.Error != "" && (t.WaitingFor == nil || *t.WaitingFor != u.Error) { // else it stands above
+				out = append(out, t.name()+": "+clip(u.Error, 300))
+			}
+			if u.Hint != "" {
+				out[len(out)-1] += "\n  hint: " + u.Hint
+			}
 		}
 		if t.BatchSize != nil && t.LastQuerySeconds != nil {
 			out = append(out, fmt.Sprintf("%s: batches of %s, the last query took %.2f s", t.name(), plural(int64(*t.BatchSize), "row", "rows"), *t.LastQuerySeconds))

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 )
@@ -90,8 +89,8 @@ func (l *Lease) note(began time.Time, renewed bool, err error, last bool) error 
 
 // Keep renews the lease three times in its lifetime until ctx ends, and then
 // returns nil. It returns ErrLeaseLost when the lease was taken away, or could
-// not be renewed for four fifths of its lifetime. It keeps a connection of the pool to
-// itself, so that a renewal never stands in line behind the work.
+// not be renewed for four fifths of its lifetime. It has a connection of its own beside
+// the pool's, so that a renewal never stands in line behind the work.
 func (l *Lease) Keep(ctx context.Context) error {
 	r := renewal{lease: l}
 	defer r.release()
@@ -124,16 +123,17 @@ func (l *Lease) Keep(ctx context.Context) error {
 }
 
 // renewal is the connection that a lease is renewed over. One that swallows what is sent
-// costs a try, and the next try has another.
+// costs a try, and the next try makes another: where one is silent those that wait in the
+// pool may be silent too, and to find that out takes the rest of the lease.
 type renewal struct {
 	lease *Lease
-	conn  *pgxpool.Conn
+	conn  *pgx.Conn
 }
 
 func (r *renewal) renew(ctx context.Context) (bool, error) {
 	l := r.lease
 	if r.conn == nil {
-		c, err := l.ledger.Pool.Acquire(ctx)
+		c, err := pgx.ConnectConfig(ctx, l.ledger.Pool.Config().ConnConfig)
 		if err != nil {
 			return false, err
 		}
@@ -149,7 +149,9 @@ func (r *renewal) renew(ctx context.Context) (bool, error) {
 
 func (r *renewal) release() {
 	if r.conn != nil {
-		r.conn.Release()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second) // the caller's has ended
+		defer cancel()
+		_ = r.conn.Close(ctx)
 		r.conn = nil
 	}
 }

@@ -159,6 +159,33 @@ func TestKeepSurvivesASilentConnection(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
+// TestKeepSurvivesSilentConnections: the same of all that are open, those that wait in the
+// pool too.
+func TestKeepSurvivesSilentConnections(t *testing.T) {
+	t.Parallel()
+	db, l, proxy := throughProxy(t)
+	ended, stop := keep(t, l, 6*time.Second)
+	var idle []*pgxpool.Conn
+	for range 3 {
+		c, err := l.Pool.Acquire(t.Context())
+		require.NoError(t, err)
+		idle = append(idle, c)
+	}
+	for _, c := range idle {
+		c.Release()
+	}
+	testkit.Eventually(t, 20*time.Second, func() bool {
+		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '7 seconds'`) == 1
+	}, "the lease is renewed")
+	proxy.Silence()
+	testkit.Eventually(t, 20*time.Second, func() bool {
+		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '15 seconds'`) == 1
+	}, "the lease is renewed over a new one")
+	proxy.Sever()
+	stop()
+	require.NoError(t, <-ended)
+}
+
 // throughProxy is a control database, and a ledger that reaches it through a proxy.
 func throughProxy(t *testing.T) (*testkit.DB, *ledger.Ledger, *testkit.Proxy) {
 	t.Helper()

@@ -128,7 +128,14 @@ func (m *measurement) batch(ctx context.Context, n int, page source.Page) error 
 		return fmt.Errorf("unlink the spool file: %w", err)
 	}
 	began := time.Now()
-	object, err := m.read(ctx, spool, page)
+	object, err := m.read(ctx, spool, page, 2*int64(m.table.Config.BatchSize))
+	var tooLarge *encode.TooLargeError
+	if errors.As(err, &tooLarge) { // a worker splits it there, and reads it again
+		if err := rewind(spool); err != nil {
+			return err
+		}
+		object, err = m.read(ctx, spool, page, tooLarge.Rows)
+	}
 	if err != nil {
 		return err
 	}
@@ -149,12 +156,23 @@ func (m *measurement) batch(ctx context.Context, n int, page source.Page) error 
 	return nil
 }
 
-func (m *measurement) read(ctx context.Context, spool io.Writer, page source.Page) (encode.Object, error) {
+func rewind(spool *os.File) error {
+	err := spool.Truncate(0)
+	if err == nil {
+		_, err = spool.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("empty the spool file: %w", err)
+	}
+	return nil
+}
+
+func (m *measurement) read(ctx context.Context, spool io.Writer, page source.Page, maxRows int64) (encode.Object, error) {
 	c := m.table.Config
 	content := c.DeleteGuard == config.DeleteGuardContent
 	var out *encode.Writer
 	_, err := m.db.Extract(ctx, source.ExtractRequest{
-		Table: c, Key: m.table.KeyColumns(), Range: page.Range, MaxRows: 2 * int64(c.BatchSize), Content: content, Timeout: m.options.Timeout,
+		Table: c, Key: m.table.KeyColumns(), Range: page.Range, MaxRows: maxRows, Content: content, Timeout: m.options.Timeout,
 	}, func(t *source.Table) (io.Writer, error) {
 		columns, key := t.Encoding()
 		var err error

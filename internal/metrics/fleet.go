@@ -56,7 +56,7 @@ func newFleet(c Config) *fleetMetrics {
 		success:         desc("archiver_fleet_read_success", "1 if this replica could read the fleet's metrics; without, they are left out."),
 		seconds:         desc("archiver_fleet_read_seconds", "Seconds that it last took to read the fleet's metrics."),
 		batches:         desc("archiver_fleet_open_batches", "Batches that are not finished, each in one state.", "database", "table", "state"),
-		rows:            desc("archiver_fleet_open_rows", "Rows that the open batches were planned with.", "database", "table"),
+		rows:            desc("archiver_fleet_open_rows", "Rows that the open batches were planned with, and about those that the run has yet to plan.", "database", "table"),
 		oldest:          desc("archiver_fleet_oldest_open_row_timestamp_seconds", "Timestamp of the last row of the oldest open batch; none if no batch is open.", "database", "table"),
 		archived:        desc("archiver_fleet_last_archived_timestamp_seconds", "When a batch of the table was last archived; none if never.", "database", "table"),
 		paused:          desc("archiver_fleet_paused", "1 while a pause covers the table.", "database", "table"),
@@ -94,6 +94,7 @@ type snapshot struct {
 	schedules []ledger.Schedule
 	archived  map[ledger.TableName]time.Time
 	paces     map[ledger.TableName]ledger.Pace
+	unplanned []ledger.Unplanned
 }
 
 // Collect implements prometheus.Collector. Of several scrapes at once one reads, and
@@ -150,6 +151,9 @@ func (f *fleetMetrics) look(ctx context.Context) (*snapshot, error) {
 			return err
 		}
 		if s.paces, err = l.Paces(ctx, tx); err != nil {
+			return err
+		}
+		if s.unplanned, err = l.UnplannedRuns(ctx, tx); err != nil {
 			return err
 		}
 		s.archived, err = l.LastArchived(ctx, tx, within)
@@ -223,6 +227,10 @@ func (f *fleetMetrics) sendPaces(send func(*prometheus.Desc, float64, ...string)
 // and any other that has one.
 func (f *fleetMetrics) sendTables(send func(*prometheus.Desc, float64, ...string), s *snapshot) {
 	backlogs := s.backlogs
+	unplanned := map[ledger.TableName]int64{}
+	for _, u := range s.unplanned {
+		unplanned[u.Name] = u.RowsLeft
+	}
 	known := map[ledger.TableName]bool{}
 	for _, b := range backlogs {
 		known[ledger.TableName{Database: b.Database, Schema: b.Schema, Name: b.Table}] = true
@@ -246,7 +254,7 @@ func (f *fleetMetrics) sendTables(send func(*prometheus.Desc, float64, ...string
 		} {
 			send(f.batches, float64(n), b.Database, table, string(state))
 		}
-		send(f.rows, float64(b.Rows), b.Database, table)
+		send(f.rows, float64(b.Rows+unplanned[ledger.TableName{Database: b.Database, Schema: b.Schema, Name: b.Table}]), b.Database, table)
 		send(f.paused, truth(s.standing.PausedBy(b.Database, b.Schema, b.Table) != nil), b.Database, table)
 		send(f.throttled, truth(held[ledger.TableName{Database: b.Database, Schema: b.Schema, Name: b.Table}]), b.Database, table)
 	}

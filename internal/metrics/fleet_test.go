@@ -102,6 +102,18 @@ func TestLastArchived(t *testing.T) {
 	require.Empty(t, ask(5*time.Minute))
 }
 
+// TestOpenRows: rows of windows that are not planned yet are backlog like those of batches.
+func TestOpenRows(t *testing.T) {
+	t.Parallel()
+	db, l := newLedger(t)
+	db.Exec(t, `INSERT INTO archiver.run (table_id, cutoff, cutoff_value, key_columns, more, rows_left) SELECT id, now(), '2024-06-01', '{created_at,id}', true, 500 FROM archiver.archive_table`)
+	m := newMetrics(t, Config{Ledger: l})
+	require.Equal(t, map[string]float64{"d public.t": 500}, shown(t, m, "archiver_fleet_open_rows"), "between two windows")
+	addBatch(t, db, "2024-01-01", "planned", false)
+	m = newMetrics(t, Config{Ledger: l})
+	require.Equal(t, map[string]float64{"d public.t": 510}, shown(t, m, "archiver_fleet_open_rows"))
+}
+
 // TestFleetIsReadSeldom: scrapes within 15 seconds are answered from memory.
 func TestFleetIsReadSeldom(t *testing.T) {
 	t.Parallel()

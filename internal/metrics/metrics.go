@@ -106,6 +106,9 @@ func (m *Metrics) start(c Config) {
 			for _, w := range c.Waits {
 				m.waits.WithLabelValues(d.Name, table, w)
 			}
+			for _, state := range []ledger.VacuumState{ledger.VacuumDone, ledger.VacuumSkipped, ledger.VacuumFailed} {
+				m.vacuums.WithLabelValues(d.Name, table, string(state))
+			}
 		}
 	}
 }

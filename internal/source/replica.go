@@ -160,13 +160,16 @@ func (d *DB) fitReplica(ctx context.Context, maxLagMB int, after []string) (*DB,
 		if err != nil {
 			return nil, err
 		}
+		// A position beyond the primary's own end was lost in a failover, with the delete;
+		// every other one is before that end. It is kept from the first look: the end of a
+		// primary that is written to is always ahead of what its standby has replayed.
+		need = min(need, now)
 		not := s.unfit(d.Name, primary)
 		if not == nil {
 			not = s.behind(d.Name, now, need, maxLagMB)
 		}
 		if not == nil {
-			// A position beyond the primary's own end was lost in a failover, with the delete.
-			floor := max(min(need, now), now-min(now, megabytes(maxLagMB)))
+			floor := max(need, now-min(now, megabytes(maxLagMB)))
 			return &DB{Name: d.Name, Pool: d.replica.pool, view: &fitness{primary, floor}}, nil
 		}
 		if not.Trouble != ReplicaBehind {

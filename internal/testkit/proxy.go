@@ -105,6 +105,15 @@ func (p *Proxy) Sever() {
 	}
 }
 
+// Silence has all connections that are open swallow everything from now on, both ways.
+func (p *Proxy) Silence() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.hold()
+	}
+}
+
 func (p *Proxy) accept() {
 	for {
 		client, err := p.listener.Accept()

@@ -58,6 +58,13 @@ func TestBench(t *testing.T) {
 	require.EqualValues(t, 600, s.db.Int(t, `SELECT count(*) FROM audit_logs`))
 	require.Zero(t, s.db.Int(t, `SELECT count(*) FROM pg_namespace WHERE nspname = 'archiver'`))
 
+	s.db.Exec(t, `UPDATE audit_logs SET payload = jsonb_build_object('text', repeat('x', 20000))`)
+	s.defaults = "retention: 30d, batch_size: 100, max_batch_bytes: 1MB"
+	s.configure(t)
+	r = decodeLines[report](t, s.run(t, "bench", "--json"))[0]
+	require.EqualValues(t, 5, r.Batches)
+	require.InDelta(t, 49*5, r.Rows, 5, "of a batch that a worker would split the first part is measured")
+
 	s.db.Exec(t, `DELETE FROM audit_logs WHERE created_at < now() - interval '30 days'`)
 	s.run(t, "bench").expect(t, failed, "no row is older than its retention")
 	s.db.Exec(t, `CREATE RULE keep AS ON DELETE TO audit_logs DO INSTEAD NOTHING`)

@@ -16,6 +16,7 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/objstore"
 	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/internal/testkit"
+	"github.com/audit-table-archiver/archiver/worker"
 )
 
 // held waits until the table audit_logs waits for the reason, and looks that nothing was done to it.
@@ -237,3 +238,51 @@ func TestBlindThrottle(t *testing.T) {
 	s.source.Exec(t, grant)
 	s.goesOn()
 }
+
+// TestDrainUnderAThrottle: a drain gives up when nothing goes on for its patience, however
+// many batches could begin but for the throttle, or for storage that is down.
+func TestDrainUnderAThrottle(t *testing.T) {
+	t.Parallel()
+	drain := func(t *testing.T, s *site, d worker.Deps, why string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+		defer cancel()
+		require.NoError(t, worker.Run(ctx, d, worker.RunOptions{Drain: true, Patience: 2 * time.Second}))
+		require.NoError(t, ctx.Err(), "the drain did not end by itself")
+		require.Contains(t, s.trouble("audit_logs"), why)
+		require.EqualValues(t, 30, s.count("audit_logs", `b.state = 'planned' AND NOT b.failed`))
+	}
+	planned := func(t *testing.T, options string) *site {
+		t.Helper()
+		s := newSite(t, options, "audit_logs")
+		s.cfg.Databases[0].Concurrency = 2 // the others are due, and nobody tries them
+		s.fill("audit_logs", 300, 1)
+		require.EqualValues(t, 30, s.plan("audit_logs"))
+		return s
+	}
+	t.Run("windows", func(t *testing.T) {
+		t.Parallel()
+		later := time.Now().UTC().Add(3 * time.Hour)
+		s := planned(t, `, throttle: {windows: ["`+later.Format("15:04")+"-"+later.Add(time.Hour).Format("15:04")+`"]}`)
+		drain(t, s, s.deps(ways{}), "throttle: outside of windows")
+	})
+	t.Run("query", func(t *testing.T) { // looked at again every 5 s
+		t.Parallel()
+		s := planned(t, `, throttle: {query: "SELECT true"}`)
+		drain(t, s, s.deps(ways{}), "throttle: the query says t")
+	})
+	t.Run("breaker", func(t *testing.T) {
+		t.Parallel()
+		s := planned(t, "")
+		s.cfg.S3.CircuitBreaker.RecoveryTimeout = time.Hour
+		d := s.deps(ways{store: func(c *objstore.Config) {
+			c.Transport = func(http.RoundTripper) http.RoundTripper { return down{} }
+		}})
+		drain(t, s, d, "")
+	})
+}
+
+// down is a way to storage on which nothing gets through.
+type down struct{}
+
+func (down) RoundTrip(*http.Request) (*http.Response, error) { return nil, errReset }

@@ -241,6 +241,63 @@ func TestReplicaBehindTheLastDelete(t *testing.T) {
 	require.Zero(t, p.objectsIn("discarded"), "archived rows were read again")
 }
 
+// TestReplicaAfterALostPosition: after a failover that has lost WAL the position of the last
+// delete can lie far beyond the primary's end. A replica that follows is read all the
+// same, also while the primary is written to all the time.
+func TestReplicaAfterALostPosition(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, 10, nil, waits)
+	p.plan(t)
+	p.finish(nil)
+	p.archived(1)
+	_, err := p.ledger.Pool.Exec(t.Context(), p.ledger.SQL(`UPDATE {s}.archive_table SET last_delete_lsn = 'FFFF/0'`))
+	require.NoError(t, err)
+	p.standby.Exec(t, `ALTER SYSTEM SET recovery_min_apply_delay = '500ms'`) // as a standby at work has it anyway
+	p.standby.Exec(t, `SELECT pg_reload_conf()`)
+	ctx, stop := context.WithCancel(t.Context())
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		for ctx.Err() == nil {
+			_, _ = p.db.Pool.Exec(ctx, `SELECT pg_logical_emit_message(true, 'test', 'x')`)
+		}
+	})
+	for range 2 {
+		time.Sleep(time.Second) // the delay is in force
+		plan, err := planner.Make(t.Context(), p.src, p.ledger, p.cfg.Databases[0].Tables[0], planner.Options{})
+		require.NoError(t, err)
+		require.Equal(t, source.ReadReplica, plan.ReadFrom)
+	}
+	stop()
+	writing.Wait()
+}
+
+// TestWindowsOnTheReplica: the further windows of a run are planned where the first was.
+func TestWindowsOnTheReplica(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, 300, nil, waits+", adaptive_batch: {min_batch_size: 5, max_batch_size: 20}")
+	plan, err := planner.Make(t.Context(), p.src, p.ledger, p.cfg.Databases[0].Tables[0], planner.Options{})
+	require.NoError(t, err)
+	for _, later := range plan.Pages[5:] {
+		plan.Later += later.Rows
+	}
+	plan.Pages = plan.Pages[:5]
+	require.NoError(t, plan.Enqueue(t.Context(), p.ledger, p.client(t)))
+	var mu sync.Mutex
+	var primary, replica string
+	stop := p.windows(1, func(_ context.Context, point string) error {
+		if point == "window:before-commit" {
+			mu.Lock()
+			defer mu.Unlock()
+			primary, replica = p.activity(p.db), p.activity(p.standby)
+		}
+		return nil
+	})
+	testkit.Eventually(t, 20*time.Second, func() bool { return p.count(`SELECT count(*) FROM {s}.batch`) > 5 }, "a window is planned")
+	stop()
+	require.Contains(t, replica, "/* archiver plan main.public.audit_logs */")
+	require.NotContains(t, primary, "/* archiver plan main.public.audit_logs */")
+}
+
 // TestUnheardDeletePosition loses the connection right after the commit, before the
 // position of the delete was heard: it is asked for again, since the replica is held to it.
 func TestUnheardDeletePosition(t *testing.T) {

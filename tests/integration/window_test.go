@@ -16,7 +16,9 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/fleet"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/source"
+	"github.com/audit-table-archiver/archiver/internal/testkit"
 	"github.com/audit-table-archiver/archiver/planner"
+	"github.com/audit-table-archiver/archiver/worker"
 )
 
 // newWindows plans rows rows in batches of ten, of which only the first five are
@@ -204,6 +206,23 @@ func TestWindowsEnd(t *testing.T) {
 		}
 		ended(tr)
 		require.EqualValues(t, 300, tr.rowsLeft())
+	})
+	t.Run("key changed", func(t *testing.T) {
+		t.Parallel()
+		tr := newWindows(t, 300, options)
+		for id := range int64(4) { // and not the fifth: the window is not given up
+			_, err := fleet.Cancel(t.Context(), tr.ledger, tr.client(t), id+1)
+			require.NoError(t, err)
+		}
+		require.NoError(t, worker.Run(t.Context(), tr.deps(), worker.RunOptions{Drain: true, Patience: time.Second}))
+		require.Equal(t, map[string]int64{"cancelled": 4, "archived": 1}, tr.states(t))
+		tr.db.Exec(t, `ALTER TABLE audit_logs DROP CONSTRAINT audit_logs_pkey, ADD PRIMARY KEY (id, actor)`)
+		stop := tr.windows(1, nil)
+		defer stop()
+		testkit.Eventually(t, 20*time.Second, func() bool { return tr.count(`SELECT count(*) FROM {s}.run WHERE more`) == 0 }, "the run ends")
+		p, err := planner.Make(t.Context(), tr.src, tr.ledger, tr.cfg.Databases[0].Tables[0], planner.Options{})
+		require.NoError(t, err)
+		require.Equal(t, tr.rowsLeft(), p.Rows, "the next plan goes by the new key, and finds the rest")
 	})
 	t.Run("retention raised", func(t *testing.T) {
 		t.Parallel()
