@@ -317,9 +317,10 @@ func newClient(w *Worker, pooled bool) (*river.Client[pgx.Tx], error) {
 		Queues:  queues,
 		Workers: workers,
 		Logger:  RiverLogger(w.Log),
-		// One fetch per 100 ms, the default, would leave a seat empty for half the
-		// time that a small batch takes.
-		FetchCooldown:     20 * time.Millisecond,
+		// River asks at once when a job has ended, when its seat is not given away yet, and
+		// would then leave the seat empty for this long: 100 ms by default, longer than a
+		// small batch takes.
+		FetchCooldown:     2 * time.Millisecond,
 		FetchPollInterval: poll,
 		// A pooler that shares sessions swallows LISTEN without an error.
 		PollOnly:   pooled,
@@ -348,11 +349,11 @@ func behindPooler(ctx context.Context, pool *pgxpool.Pool) (bool, error) {
 		return false, fmt.Errorf("connect to the control database: %w", err)
 	}
 	defer conn.Release()
-	var session uint32
-	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&session); err != nil {
+	own, err := source.OwnSession(ctx, conn.Conn())
+	if err != nil {
 		return false, fmt.Errorf("look for a connection pooler: %w", err)
 	}
-	return session != conn.Conn().PgConn().PID(), nil
+	return !own, nil
 }
 
 // softStop is when running jobs are told to give up: early enough that they can

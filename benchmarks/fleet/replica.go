@@ -182,7 +182,7 @@ func (o order) runSleeper(ctx context.Context, pool *pgxpool.Pool, count *counts
 	}
 	client, err := river.NewClient(newHandedDriver(pool, h), &river.Config{
 		ID: o.ID, Schema: schema, Queues: queues, Workers: workers, Logger: slog.New(slog.DiscardHandler),
-		FetchCooldown: 20 * time.Millisecond, FetchPollInterval: 30 * time.Second,
+		FetchCooldown: 2 * time.Millisecond, FetchPollInterval: 30 * time.Second,
 		JobTimeout: time.Minute, RescueStuckJobsAfter: 6 * time.Minute, SoftStopTimeout: 5 * time.Second,
 	})
 	if err != nil {

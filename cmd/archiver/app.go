@@ -81,24 +81,39 @@ func (a *app) openControl(ctx context.Context) error {
 		return fmt.Errorf("control.url: %w", err)
 	}
 	pc.ConnConfig.RuntimeParams["application_name"] = "archiver control"
-	// Safe behind PgBouncer in transaction mode: nothing is prepared by name.
-	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	if pc.ConnConfig.ConnectTimeout == 0 {
 		pc.ConnConfig.ConnectTimeout = 10 * time.Second
 	}
 	// River's listener has one, and the lease one beside the pool; River and each batch need
 	// one now and then, and hold none for long.
 	pc.MaxConns = int32(max(8, a.cfg.Worker.Concurrency+4))
+	if pc.ConnConfig.DefaultQueryExecMode, err = controlMode(ctx, pc.ConnConfig.Copy()); err != nil {
+		return fmt.Errorf("control database: %w", err)
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return fmt.Errorf("control database: %w", err)
 	}
-	if err := pool.Ping(ctx); err != nil {
-		pool.Close()
-		return fmt.Errorf("control database: %w", err)
-	}
 	a.control, a.ledger = pool, ledger.New(pool, a.cfg.Control.Schema)
 	return nil
+}
+
+// controlMode is how statements are sent to the control database: prepared once for each
+// connection, since to plan them again and again is most of what a small batch costs
+// there; but nothing is prepared by name behind a pooler, which gives each transaction
+// another session.
+func controlMode(ctx context.Context, c *pgx.ConnConfig) (pgx.QueryExecMode, error) {
+	c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	conn, err := pgx.ConnectConfig(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // it has only asked
+	own, err := source.OwnSession(ctx, conn)
+	if err != nil || !own {
+		return pgx.QueryExecModeCacheDescribe, err
+	}
+	return pgx.QueryExecModeCacheStatement, nil
 }
 
 // openSources prepares the pools of all source databases; it does not connect. session is

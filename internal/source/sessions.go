@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -32,6 +33,16 @@ func vacuumSessionOf(session string) string {
 		return vacuumSession + id
 	}
 	return session
+}
+
+// OwnSession says whether the server's session is this connection's own for as long as it
+// lasts. A pooler between the two hands out keys of its own in the place of the server's.
+func OwnSession(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	var session uint32
+	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&session); err != nil {
+		return false, err
+	}
+	return session == conn.PgConn().PID(), nil
 }
 
 // EndSessions ends the sessions that other replicas of this role hold on the primary

@@ -199,16 +199,16 @@ func vacuumOptions(ctx context.Context, conn *pgx.Conn, full bool) ([]string, er
 	if full {
 		options = []string{"FULL", "ANALYZE"}
 	}
-	var session uint32
-	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&session); err != nil {
+	own, err := OwnSession(ctx, conn)
+	if err != nil {
 		return nil, err
 	}
-	if session != conn.PgConn().PID() {
+	if !own {
 		return append(options, "SKIP_LOCKED"), nil
 	}
 	// Without client_connection_check_interval a vacuum goes on for hours after its
 	// archiver has died. Where it is not supported that is so.
-	_, err := conn.Exec(ctx, `SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', '0', false), set_config('search_path', 'pg_catalog', false)`, fmt.Sprint(vacuumLockTimeout.Milliseconds()))
+	_, err = conn.Exec(ctx, `SELECT set_config('lock_timeout', $1, false), set_config('statement_timeout', '0', false), set_config('search_path', 'pg_catalog', false)`, fmt.Sprint(vacuumLockTimeout.Milliseconds()))
 	if err != nil {
 		return nil, err
 	}
