@@ -121,7 +121,7 @@ func (a *app) measure(ctx context.Context, t config.Table, o benchOptions) (*ben
 			return nil, err
 		}
 		m.Store = a.store
-		m.Prefix = path.Join(a.cfg.S3.Prefix, "_bench", time.Now().UTC().Format("20060102T150405Z")+"-"+rand.Text()[:8]) + "/"
+		m.Prefix = a.benchFolder() + time.Now().UTC().Format("20060102T150405Z") + "-" + rand.Text()[:8] + "/"
 	}
 	result, err := measure.Table(ctx, db, table, m)
 	if err != nil {
@@ -190,3 +190,7 @@ func (c *cli) printBench(r *benchReport) error {
 	c.printf("Nothing was deleted.\n")
 	return nil
 }
+
+// benchFolder is where --upload leaves its objects. They are copies of rows that are still
+// in their tables.
+func (a *app) benchFolder() string { return path.Join(a.cfg.S3.Prefix, "_bench") + "/" }

@@ -56,7 +56,7 @@ func (c *cli) lsOrphans(ctx context.Context, a *app, s selection, limit int) err
 		}
 	}
 	search := &orphanSearch{
-		app: a, limit: limit, down: map[string]error{}, own: path.Join(a.cfg.S3.Prefix, ".archiver") + "/",
+		app: a, limit: limit, down: map[string]error{}, own: path.Join(a.cfg.S3.Prefix, ".archiver") + "/", bench: a.benchFolder(),
 		list: c.lines("KEY\tSIZE\tMODIFIED\tSTATE\tROWS\tREMARK"),
 	}
 	for _, prefix := range prefixes {
@@ -87,7 +87,7 @@ func (c *cli) lsOrphans(ctx context.Context, a *app, s selection, limit int) err
 // orphanSearch goes through a listing, a page at a time.
 type orphanSearch struct {
 	app              *app
-	own              string // folder of the archiver's own objects
+	own, bench       string // folders of the archiver's own objects, and of what `archiver bench` left
 	limit            int
 	list             *lines
 	absent, problems int64
@@ -102,7 +102,7 @@ func (s *orphanSearch) walk(ctx context.Context, prefix string) error {
 		if err != nil {
 			return err
 		}
-		if strings.HasPrefix(object.Key, s.own) {
+		if strings.HasPrefix(object.Key, s.own) || strings.HasPrefix(object.Key, s.bench) {
 			continue
 		}
 		if page = append(page, object); len(page) == listedPage {

@@ -57,6 +57,8 @@ func TestBench(t *testing.T) {
 	s.run(t, "bench", "--rows", "0").expect(t, badUsage, "at least 1")
 	require.EqualValues(t, 600, s.db.Int(t, `SELECT count(*) FROM audit_logs`))
 	require.Zero(t, s.db.Int(t, `SELECT count(*) FROM pg_namespace WHERE nspname = 'archiver'`))
+	s.run(t, "migrate")
+	require.Empty(t, s.orphans(t))
 
 	s.db.Exec(t, `UPDATE audit_logs SET payload = jsonb_build_object('text', repeat('x', 20000))`)
 	s.defaults = "retention: 30d, batch_size: 100, max_batch_bytes: 1MB"
