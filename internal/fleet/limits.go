@@ -169,12 +169,12 @@ func plural(n int, one, many string) string {
 }
 
 // WakeVacuums calls for the vacuums that are due and that nobody has taken: replicas ask
-// their queues by themselves only every half a minute.
+// their queues by themselves only every five minutes.
 func WakeVacuums(ctx context.Context, l *ledger.Ledger) error {
 	_, err := l.Pool.Exec(ctx, l.SQL(`
 		SELECT pg_notify($1, json_build_object('queue', d.queue)::text) FROM (
-			SELECT DISTINCT j.queue FROM {s}.run r JOIN {s}.river_job j ON j.id = r.vacuum_job_id
-			WHERE r.vacuum IN ('queued', 'running') AND j.state = 'available' AND j.scheduled_at <= now()) d`), l.Schema()+".river_insert")
+			SELECT DISTINCT queue FROM {s}.river_job
+			WHERE state = 'available' AND kind = 'vacuum_table' AND scheduled_at <= now()) d`), l.Schema()+".river_insert")
 	if err != nil {
 		return fmt.Errorf("call for vacuums: %w", err)
 	}

@@ -80,7 +80,7 @@ func TestVacuumModes(t *testing.T) {
 				require.Less(t, v.Result.BytesAfter, v.Result.BytesBefore, "no row is left")
 			}
 			if tr.db.Int(t, `SELECT current_setting('server_version_num')::int`) >= 150000 { // before, statistics come when they come
-				require.Zero(t, v.Result.DeadAfter)
+				require.EqualValues(t, 100, v.Result.DeadBefore) // and after it as many as somebody's snapshot still needs
 			}
 			require.Contains(t, tr.control().Text(t, tr.ledger.SQL(`SELECT metadata->>'output' FROM {s}.river_job WHERE kind = 'vacuum_table'`)), "vacuum done: ")
 			tr.finish(nil)
