@@ -216,7 +216,7 @@ func (t *tx) guardedDelete(ctx context.Context, r DeleteRequest) (DeleteResult, 
 		return DeleteResult{}, err
 	}
 	if err := t.commit(ctx); err != nil {
-		if refusedAtCommit(err) {
+		if refusedByConstraint(err) {
 			return DeleteResult{}, err
 		}
 		return DeleteResult{}, &CommitUnknownError{Err: err}
@@ -227,12 +227,12 @@ func (t *tx) guardedDelete(ctx context.Context, r DeleteRequest) (DeleteResult, 
 	return DeleteResult{Outcome: Deleted, Found: gone, LSN: walPosition(ctx, t.conn)}, nil
 }
 
-// refusedAtCommit says that COMMIT was answered with a violated constraint, or with a row
-// that its check found locked: a deferred foreign key, which is checked there. The server
-// has then rolled back.
-func refusedAtCommit(err error) bool {
+// refusedByConstraint says that COMMIT was answered with a violated constraint: a
+// deferred foreign key, which is checked there. The server has then rolled back. Any
+// other error at COMMIT is looked into by Resolve, which costs a read and risks nothing.
+func refusedByConstraint(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "23") || isLockTimeout(err))
+	return errors.As(err, &pg) && strings.HasPrefix(pg.Code, "23")
 }
 
 // lockTable keeps the definition of the table and of its partitions as it is
