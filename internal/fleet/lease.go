@@ -89,13 +89,15 @@ func (l *Lease) note(began time.Time, renewed bool, err error, last bool) error 
 
 // Keep renews the lease three times in its lifetime until ctx ends, and then
 // returns nil. It returns ErrLeaseLost when the lease was taken away, or could
-// not be renewed for four fifths of its lifetime. It has a connection of its own beside
-// the pool's, so that a renewal never stands in line behind the work.
+// not be renewed for four fifths of its lifetime. A renewal that fails is tried again
+// after a tenth of it: a restart of the database would take the lease otherwise if it
+// met the second of two tries. It has a connection of its own beside the pool's, so that
+// a renewal never stands in line behind the work.
 func (l *Lease) Keep(ctx context.Context) error {
 	r := renewal{lease: l}
 	defer r.release()
-	tick := time.NewTicker(l.ttl / 3)
-	defer tick.Stop()
+	next := time.NewTimer(l.ttl / 3)
+	defer next.Stop()
 	for {
 		l.mu.Lock()
 		deadline := l.renewed.Add(l.ttl * 4 / 5)
@@ -105,7 +107,7 @@ func (l *Lease) Keep(ctx context.Context) error {
 		case <-ctx.Done():
 			late.Stop()
 			return nil
-		case <-tick.C:
+		case <-next.C:
 		case <-late.C: // one more try would come too late
 		}
 		late.Stop()
@@ -115,6 +117,11 @@ func (l *Lease) Keep(ctx context.Context) error {
 		cancel()
 		if ctx.Err() != nil {
 			return nil
+		}
+		if err == nil {
+			next.Reset(time.Until(began.Add(l.ttl / 3)))
+		} else {
+			next.Reset(l.ttl / 10)
 		}
 		if err := l.note(began, renewed, err, err == nil || !time.Now().Before(deadline)); err != nil {
 			return err

@@ -186,6 +186,25 @@ func TestKeepSurvivesSilentConnections(t *testing.T) {
 	require.NoError(t, <-ended)
 }
 
+// TestKeepSurvivesARestart: a control database that is away at each of the two moments at
+// which a lease is renewed as a rule, but comes back before it must be given up.
+func TestKeepSurvivesARestart(t *testing.T) {
+	t.Parallel()
+	const ttl = 10 * time.Second
+	db, l, proxy := throughProxy(t)
+	began := time.Now()
+	ended, stop := keep(t, l, ttl)
+	proxy.Set(testkit.Fault{Refuse: true})
+	proxy.Sever()
+	testkit.Eventually(t, ttl, func() bool { return time.Since(began) > ttl*68/100 }, "two renewals have failed")
+	proxy.Set(testkit.Fault{})
+	testkit.Eventually(t, 20*time.Second, func() bool {
+		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '14 seconds'`) == 1
+	}, "the lease is renewed")
+	stop()
+	require.NoError(t, <-ended)
+}
+
 // throughProxy is a control database, and a ledger that reaches it through a proxy.
 func throughProxy(t *testing.T) (*testkit.DB, *ledger.Ledger, *testkit.Proxy) {
 	t.Helper()

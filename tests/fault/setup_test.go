@@ -177,6 +177,7 @@ func (s *site) run(ctx context.Context, d worker.Deps) (done chan struct{}) {
 			if err := worker.Run(ctx, d, worker.RunOptions{}); err != nil && ctx.Err() == nil {
 				s.log.Warn("the replica ended; it is started again", zap.Error(err))
 				wait(ctx, 100*time.Millisecond)
+				d.ID = worker.NewID() // a new process has a new name; its lease lies there until it is buried
 			}
 		}
 	}()
