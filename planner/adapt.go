@@ -24,8 +24,9 @@ func CurrentSize(c config.Table, l ledger.Pace) int {
 }
 
 // nextSize is the batch size of the next window: half of the current one where queries
-// take longer than target_query_time, a quarter of batch_size more where they would
-// stay within it even so, at most most. What decides is the measured time of a row, not
+// take longer than target_query_time; twice as much where they would take half of that at
+// most even so, as TCP starts slowly; else a quarter of batch_size more where they would
+// stay within it, at most most. What decides is the measured time of a row, not
 // of a batch: batches that finish now may have been planned with an earlier size, and
 // must not make it shrink twice.
 func nextSize(c config.Table, size, most int, l ledger.Pace) int {
@@ -37,7 +38,11 @@ func nextSize(c config.Table, size, most int, l ledger.Pace) int {
 	if perRow*float64(size) > target {
 		return max(size/2, c.Adaptive.MinBatchSize)
 	}
-	grown := min(size+max(c.BatchSize/stepShare, 1), most, c.Adaptive.MaxBatchSize)
+	grown := size + max(c.BatchSize/stepShare, 1)
+	if perRow*float64(2*size) <= target/2 {
+		grown = max(grown, 2*size)
+	}
+	grown = min(grown, most, c.Adaptive.MaxBatchSize)
 	if grown > size && perRow*float64(grown) <= target {
 		return grown
 	}

@@ -40,7 +40,10 @@ func TestNextSizeConverges(t *testing.T) {
 				next := nextSize(table, size, table.Adaptive.MaxBatchSize, costs(c.perRow))
 				require.GreaterOrEqual(t, next, 1000)
 				require.LessOrEqual(t, next, 50000)
-				require.LessOrEqual(t, next-size, 2500, "additive increase")
+				if c.perRow*time.Duration(2*size) > time.Second { // half of the target
+					require.LessOrEqual(t, next-size, 2500, "additive increase")
+				}
+				require.LessOrEqual(t, next, 2*size, "at most doubled at a time")
 				require.GreaterOrEqual(t, 2*next, size, "at most halved at a time")
 				size = next
 			}
@@ -59,7 +62,10 @@ func TestNextSizeReacts(t *testing.T) {
 		size = nextSize(table, size, 50000, costs(500*time.Microsecond))
 		require.Equal(t, want, size)
 	}
-	require.Equal(t, 5625, nextSize(table, size, 50000, costs(10*time.Microsecond)), "and back when it is fast again")
+	for _, want := range []int{6250, 12500, 25000, 50000, 50000} {
+		size = nextSize(table, size, 50000, costs(10*time.Microsecond))
+		require.Equal(t, want, size, "and back when it is fast again")
+	}
 }
 
 func TestFirstSize(t *testing.T) {
@@ -76,7 +82,8 @@ func TestFirstSize(t *testing.T) {
 		{"fast: as configured", adaptive(10000), with(fast, 10000, 10000), 10000},
 		{"as the last run left it", adaptive(10000), with(fast, 32500, 10000), 32500},
 		{"slow", adaptive(10000), with(slow, 10000, 10000), 5000},
-		{"recovers", adaptive(10000), with(fast, 5000, 10000), 7500},
+		{"recovers", adaptive(10000), with(costs(150*time.Microsecond), 5000, 10000), 7500},
+		{"recovers at once when it is fast", adaptive(10000), with(fast, 5000, 10000), 10000},
 		{"and no further", adaptive(10000), with(fast, 9000, 10000), 10000},
 		{"batch_size was changed", adaptive(20000), with(fast, 32500, 10000), 20000},
 		{"bounds were changed", adaptive(10000), with(fast, 90000, 10000), 50000},

@@ -24,6 +24,9 @@ const (
 	// windowEvery is how late a window may be planned once it is due; batches for some
 	// seconds are left then.
 	windowEvery = time.Second
+	// windowSoon is how soon a window is planned when batches end; small batches are
+	// worked faster than once in windowEvery.
+	windowSoon = 250 * time.Millisecond
 	// windowLease is how long a replica that dies in the middle of it holds a window up.
 	windowLease = 20 * time.Second
 	// windowRetry is the wait after a window that could not be planned.
@@ -41,6 +44,7 @@ type Windows struct {
 	Sources map[string]*source.DB // by database name
 	Queue   *river.Client[pgx.Tx]
 	Log     *zap.Logger
+	Ended   <-chan struct{} // batches of this replica have ended; may be nil
 }
 
 // Run plans windows until ctx ends, and returns when those that it began have ended. A
@@ -63,6 +67,12 @@ func (w *Windows) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-w.Ended:
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(windowSoon):
+			}
 		}
 	}
 }

@@ -19,7 +19,7 @@ import (
 // waits than a look takes: counting a million jobs again and again would be work for the
 // control database of its own.
 const (
-	drainEvery = 250 * time.Millisecond
+	drainEvery = 100 * time.Millisecond
 	drainShare = 20
 )
 

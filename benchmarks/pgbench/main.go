@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -30,13 +31,18 @@ type options struct {
 }
 
 // contender is what runs beside pgbench; without defaults, nothing does.
-type contender struct{ name, defaults string }
+type contender struct {
+	name, defaults string
+	// refill: the rows do not last for more than a turn.
+	refill bool
+}
 
 // run is one turn of a contender.
 type run struct {
-	TPS       float64 `json:"tps"`
-	LatencyMS float64 `json:"latency_ms"`
-	Rows      int64   `json:"rows"` // archived meanwhile
+	TPS         float64 `json:"tps"`
+	LatencyMS   float64 `json:"latency_ms"`
+	Rows        int64   `json:"rows"`         // archived meanwhile
+	LossPercent float64 `json:"loss_percent"` // against pgbench alone, right before and right after
 }
 
 // result is all turns of one.
@@ -53,10 +59,10 @@ func main() {
 	var o options
 	flag.StringVar(&o.Archiver, "archiver", "bin/archiver", "the binary to measure")
 	flag.IntVar(&o.Seconds, "seconds", 30, "of each turn")
-	flag.IntVar(&o.Rounds, "rounds", 3, "turns of each")
+	flag.IntVar(&o.Rounds, "rounds", 3, "turns of each contender, each between two of pgbench alone")
 	flag.IntVar(&o.Clients, "clients", 4, "sessions of pgbench")
 	flag.IntVar(&o.Scale, "scale", 20, "pgbench's scale factor: 15 MB each")
-	flag.IntVar(&o.Rows, "rows", 500_000, "audit rows at the begin of each turn")
+	flag.IntVar(&o.Rows, "rows", 500_000, "audit rows at the begin; they must last for all turns at the recommended pace, and for one without a throttle")
 	flag.IntVar(&o.Rate, "rate", 0, "transactions a second that pgbench aims at; 0: as many as it can")
 	flag.StringVar(&o.Pace, "pace", recommended, "keys of defaults for the recommended pace")
 	asJSON := flag.Bool("json", false, "print JSON")
@@ -85,31 +91,68 @@ func measure(ctx context.Context, o options) (_ []result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
-	contenders := []contender{
-		{"alone", ""},
-		{"archiver without a throttle", "batch_size: 10000"},
-		{"archiver at the recommended pace", o.Pace},
-	}
-	results := make([]result, len(contenders))
-	for round := range o.Rounds {
-		for i, c := range contenders {
-			note("round %d of %d: %s", round+1, o.Rounds, c.name)
-			r, err := s.turn(ctx, c, o)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", c.name, err)
-			}
-			results[i].Name = c.name
-			results[i].Runs = append(results[i].Runs, r)
+	alone := result{Name: "alone"}
+	results := []result{{}}
+	for _, c := range []contender{
+		{name: "archiver at the recommended pace", defaults: o.Pace},
+		{name: "archiver without a throttle", defaults: "batch_size: 10000", refill: true},
+	} {
+		mine, before, err := s.turns(ctx, c, o)
+		if err != nil {
+			return nil, err
 		}
+		results, alone.Runs = append(results, mine), append(alone.Runs, before...)
 	}
+	results[0] = alone
 	for i := range results {
 		r := &results[i]
 		r.TPS = median(r.Runs, func(x run) float64 { return x.TPS })
 		r.LatencyMS = median(r.Runs, func(x run) float64 { return x.LatencyMS })
 		r.RowsPerSecond = median(r.Runs, func(x run) float64 { return float64(x.Rows) }) / float64(o.Seconds)
-		r.LossPercent = 100 * (1 - r.TPS/results[0].TPS)
+		r.LossPercent = median(r.Runs, func(x run) float64 { return x.LossPercent })
 	}
 	return results, nil
+}
+
+// turns alternates between a contender and pgbench alone, so that each turn has two of
+// these as neighbours to be compared with: a machine that is shared is now faster and now
+// slower, by more than the loss that is looked for.
+func (s *servers) turns(ctx context.Context, c contender, o options) (mine result, alone []run, err error) {
+	mine.Name = c.name
+	turn := func(c contender, config string) (run, error) {
+		r, err := s.turn(ctx, config, o)
+		if err != nil {
+			return r, fmt.Errorf("%s: %w", c.name, err)
+		}
+		note("%s: %.0f transactions a second, %d rows", c.name, r.TPS, r.Rows)
+		return r, nil
+	}
+	var config string
+	for round := range o.Rounds {
+		if round == 0 || c.refill { // before the neighbour too, so that it stands under the same after-effects
+			if config, err = s.backlog(ctx, c, o); err != nil {
+				return mine, nil, err
+			}
+		}
+		for _, x := range []struct {
+			contender
+			config string
+		}{{contender{name: "alone"}, ""}, {c, config}, {contender{name: "alone"}, ""}} {
+			r, err := turn(x.contender, x.config)
+			if err != nil {
+				return mine, nil, err
+			}
+			if x.config == "" {
+				alone = append(alone, r)
+			} else {
+				mine.Runs = append(mine.Runs, r)
+			}
+		}
+		neighbours := alone[len(alone)-2:]
+		last := &mine.Runs[len(mine.Runs)-1]
+		last.LossPercent = 100 * (1 - 2*last.TPS/(neighbours[0].TPS+neighbours[1].TPS))
+	}
+	return mine, alone, nil
 }
 
 func median(runs []run, of func(run) float64) float64 {
@@ -123,13 +166,13 @@ func median(runs []run, of func(run) float64) float64 {
 
 func show(results []result, o options) {
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(out, "\ttransactions/s\tloss\tlatency\trows archived/s\teach turn")
+	fmt.Fprintln(out, "\ttransactions/s\tloss\tlatency\trows archived/s\teach turn\tloss of each, %")
 	for _, r := range results {
-		var each []int
+		var each, losses []int
 		for _, x := range r.Runs {
-			each = append(each, int(x.TPS))
+			each, losses = append(each, int(x.TPS)), append(losses, int(math.Round(x.LossPercent)))
 		}
-		fmt.Fprintf(out, "%s\t%.0f\t%.1f %%\t%.2f ms\t%.0f\t%v\n", r.Name, r.TPS, r.LossPercent, r.LatencyMS, r.RowsPerSecond, each)
+		fmt.Fprintf(out, "%s\t%.0f\t%.1f %%\t%.2f ms\t%.0f\t%v\t%v\n", r.Name, r.TPS, r.LossPercent, r.LatencyMS, r.RowsPerSecond, each, losses)
 	}
 	_ = out.Flush()                                                                                                                                         // to a terminal or a pipe that is gone
 	fmt.Printf("medians of %d turns of %d s; pgbench with %d clients at scale %d; recommended pace: %s\n", o.Rounds, o.Seconds, o.Clients, o.Scale, o.Pace) //nolint:forbidigo // a command's result

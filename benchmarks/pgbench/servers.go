@@ -115,14 +115,9 @@ func (s *servers) stop() error {
 	return errors.Join(errs...)
 }
 
-// turn runs pgbench for its time, beside a contender that is at work before and after.
-func (s *servers) turn(ctx context.Context, c contender, o options) (r run, err error) {
-	var config string
-	if c.defaults != "" {
-		if config, err = s.backlog(ctx, c, o); err != nil {
-			return r, err
-		}
-	}
+// turn runs pgbench for its time, beside an archiver that is at work before and after,
+// unless config is empty.
+func (s *servers) turn(ctx context.Context, config string, o options) (r run, err error) {
 	for _, sql := range []string{"TRUNCATE pgbench_history", "VACUUM pgbench_branches, pgbench_tellers", "CHECKPOINT"} {
 		if err := s.sql(ctx, appDB, sql); err != nil {
 			return r, err
@@ -132,13 +127,17 @@ func (s *servers) turn(ctx context.Context, c contender, o options) (r run, err 
 		r.TPS, r.LatencyMS, err = s.bench(ctx, o)
 		return r, err
 	}
+	already, _, err := s.archived(ctx)
+	if err != nil {
+		return r, err
+	}
 	worker := exec.CommandContext(ctx, o.Archiver, "work", "--config", config)
 	var log bytes.Buffer
 	worker.Stderr = &log
 	if err := worker.Start(); err != nil {
 		return r, err
 	}
-	before, err := s.awaitFirst(ctx)
+	before, err := s.awaitMore(ctx, already)
 	if err == nil {
 		r.TPS, r.LatencyMS, err = s.bench(ctx, o)
 	}
@@ -188,14 +187,14 @@ databases: [{name: app, url: %q, tables: [{name: audit_logs}]}]
 	return file, nil
 }
 
-// awaitFirst waits until the archiver is under way, and says how far it is.
-func (s *servers) awaitFirst(ctx context.Context) (int64, error) {
+// awaitMore waits until the archiver is under way, and says how far it is.
+func (s *servers) awaitMore(ctx context.Context, already int64) (int64, error) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the archiver archived nothing within 30 s"))
 	defer cancel()
 	for {
-		if n, _, err := s.archived(ctx); err != nil || n > 0 {
+		if n, _, err := s.archived(ctx); err != nil || n > already {
 			return n, err
 		}
 		select {

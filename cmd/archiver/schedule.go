@@ -32,13 +32,13 @@ func (a *app) schedules(ctx context.Context, cfg *config.Config) (start func(), 
 }
 
 // startWindows plans the further windows of runs that are planned in windows, until stop.
-func (a *app) startWindows(ctx context.Context, cfg *config.Config) (stop func(wait bool), err error) {
+func (a *app) startWindows(ctx context.Context, cfg *config.Config, ended <-chan struct{}) (stop func(wait bool), err error) {
 	queue, err := a.queue()
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	w := &planner.Windows{Config: cfg, Ledger: a.ledger, Sources: a.sources, Queue: queue, Log: a.log}
+	w := &planner.Windows{Config: cfg, Ledger: a.ledger, Sources: a.sources, Queue: queue, Log: a.log, Ended: ended}
 	var running sync.WaitGroup
 	running.Go(func() { w.Run(ctx) })
 	return func(wait bool) {

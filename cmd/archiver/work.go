@@ -166,13 +166,21 @@ func (a *app) runWorker(ctx context.Context, cfg *config.Config, o worker.RunOpt
 		started = start
 		defer func() { stop(!a.abandoned) }()
 	}
-	stop, err := a.startWindows(ctx, cfg)
+	ended := make(chan struct{}, 1)
+	stop, err := a.startWindows(ctx, cfg, ended)
 	if err != nil {
 		return err
 	}
 	defer func() { stop(!a.abandoned) }()
+	attempted := func(d worker.Done) {
+		a.attempted(d)
+		select {
+		case ended <- struct{}{}:
+		default: // it is said already
+		}
+	}
 	err = worker.Run(ctx, worker.Deps{
-		ID: a.workerID, Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(), Health: a.health, OnBatch: a.attempted, OnVacuum: a.vacuumed, Started: started,
+		ID: a.workerID, Config: cfg, Ledger: a.ledger, Store: a.store, Sources: a.sources, Log: a.log, Version: buildVersion(), Health: a.health, OnBatch: attempted, OnVacuum: a.vacuumed, Started: started,
 	}, o)
 	a.abandoned = err != nil
 	switch {

@@ -151,7 +151,7 @@ func (t *tx) describeKnown(ctx context.Context, c config.Table, known func(finge
 	if table := known(out.Fingerprint); table != nil {
 		return table, nil
 	}
-	rows, err := t.conn.Query(ctx, columnsSQL, out.OID)
+	rows, err := t.conn.QueryKept(ctx, columnsSQL, out.OID)
 	if err != nil {
 		return nil, fmt.Errorf("read the columns of %s: %w", c, err)
 	}
@@ -159,7 +159,7 @@ func (t *tx) describeKnown(ctx context.Context, c config.Table, known func(finge
 	if err != nil {
 		return nil, fmt.Errorf("read the columns of %s: %w", c, err)
 	}
-	rows, err = t.conn.Query(ctx, primaryKeySQL, out.OID)
+	rows, err = t.conn.QueryKept(ctx, primaryKeySQL, out.OID)
 	if err != nil {
 		return nil, fmt.Errorf("read the primary key of %s: %w", c, err)
 	}
@@ -297,7 +297,7 @@ SELECT (SELECT oid FROM class), (SELECT relkind::text FROM class), encode(sha256
 func (t *tx) fingerprint(ctx context.Context, out *Table) error {
 	var oid *uint32
 	var kind, sum *string
-	err := t.conn.QueryRow(ctx, fingerprintSQL, out.Config.Schema, out.Config.Name).Scan(&oid, &kind, &sum)
+	err := t.conn.QueryRowKept(ctx, fingerprintSQL, out.Config.Schema, out.Config.Name).Scan(&oid, &kind, &sum)
 	if err != nil {
 		return fmt.Errorf("read the catalog fingerprint of %s: %w", out.Config, err)
 	}

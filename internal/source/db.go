@@ -55,9 +55,10 @@ func openPool(ctx context.Context, url config.Secret, size int, session string, 
 		return nil, err
 	}
 	pc.MaxConns = int32(size)
-	// Statements carry literals and are run once: preparing them gains nothing and
-	// breaks behind PgBouncer in transaction mode.
+	// Most statements carry literals and are run once: preparing them gains nothing and
+	// breaks behind PgBouncer in transaction mode. For the others see QueryKept.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
+	pc.AfterConnect = markSession
 	pc.ConnConfig.RuntimeParams["application_name"] = session
 	pc.ConnConfig.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
@@ -147,7 +148,7 @@ func (d *DB) transact(ctx context.Context, mode, settings string, fn func(*tx) e
 		return fmt.Errorf("connect to database %s: %w", d.Name, err)
 	}
 	defer c.Release()
-	t := &tx{conn: &conn{Conn: c.Conn(), comment: commentOf(ctx)}}
+	t := &tx{conn: newConn(ctx, c.Conn())}
 	if d.view != nil {
 		// On this very connection, as the address may lead to another server each time;
 		// and before the snapshot is taken, which must not be older than the answer.
@@ -199,7 +200,7 @@ func (t *tx) quote(ctx context.Context, values []string) ([]string, error) {
 	if len(values) == 0 {
 		return nil, nil
 	}
-	rows, err := t.conn.Query(ctx, `SELECT quote_literal(v) FROM unnest($1::text[]) WITH ORDINALITY u(v, n) ORDER BY n`, values)
+	rows, err := t.conn.QueryKept(ctx, `SELECT quote_literal(v) FROM unnest($1::text[]) WITH ORDINALITY u(v, n) ORDER BY n`, values)
 	if err != nil {
 		return nil, fmt.Errorf("quote the bounds: %w", err)
 	}
@@ -228,7 +229,7 @@ type Identity struct{ SystemID, Timeline string }
 func (t *tx) identity(ctx context.Context) (Identity, error) {
 	var id Identity
 	var standby bool
-	err := t.conn.QueryRow(ctx, `SELECT (SELECT system_identifier::text FROM pg_control_system()), pg_is_in_recovery(),
+	err := t.conn.QueryRowKept(ctx, `SELECT (SELECT system_identifier::text FROM pg_control_system()), pg_is_in_recovery(),
 		CASE WHEN pg_is_in_recovery() THEN '' ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END`).Scan(&id.SystemID, &standby, &id.Timeline)
 	if err != nil {
 		return id, fmt.Errorf("read the server's identity: %w", err)

@@ -81,7 +81,7 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 			return err
 		}
 		var seen string // WAL position behind every commit that the snapshot sees; a standby has none of its own
-		if err := t.conn.QueryRow(ctx, `SELECT current_setting('server_version'), pg_current_snapshot()::text,
+		if err := t.conn.QueryRowKept(ctx, `SELECT current_setting('server_version'), pg_current_snapshot()::text,
 			CASE WHEN pg_is_in_recovery() THEN '' ELSE pg_current_wal_insert_lsn()::text END`).Scan(&out.ServerVersion, &out.Snapshot, &seen); err != nil {
 			return fmt.Errorf("read the snapshot: %w", err)
 		}

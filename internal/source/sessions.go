@@ -39,7 +39,7 @@ func vacuumSessionOf(session string) string {
 // lasts. A pooler between the two hands out keys of its own in the place of the server's.
 func OwnSession(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	var session uint32
-	if err := conn.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&session); err != nil {
+	if err := conn.QueryRow(ctx, `/* archiver session */ SELECT pg_backend_pid()`).Scan(&session); err != nil {
 		return false, err
 	}
 	return session == conn.PgConn().PID(), nil

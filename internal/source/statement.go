@@ -19,6 +19,47 @@ import (
 type conn struct {
 	*pgx.Conn
 	comment string // with a space at its end, or empty
+	kept    bool   // statements that are the same for each batch may be kept prepared
+}
+
+// ownSession marks connections with no pooler between them and their server's session:
+// what is prepared there is there the next time.
+const ownSession = "archiver.own_session"
+
+func newConn(ctx context.Context, c *pgx.Conn) *conn {
+	own, _ := c.PgConn().CustomData()[ownSession].(bool)
+	_, batch := ctx.Value(batchKey{}).(int64)
+	return &conn{Conn: c, comment: commentOf(ctx), kept: own && batch}
+}
+
+// markSession is a pool's AfterConnect.
+func markSession(ctx context.Context, c *pgx.Conn) error {
+	own, err := OwnSession(ctx, c)
+	c.PgConn().CustomData()[ownSession] = own
+	return err
+}
+
+// keptComment takes the place of the batch's own comment, with which each batch would
+// have a statement of its own.
+const keptComment = "/* archiver batch */ "
+
+// QueryKept is Query for a statement that is the same for each batch. To parse and plan
+// those about the catalogs takes the server longer than to run them, and in small batches
+// it was a third of the server's work, so a batch has them prepared once for each
+// connection.
+func (c *conn) QueryKept(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if !c.kept {
+		return c.Query(ctx, sql, args...)
+	}
+	return c.Conn.Query(ctx, keptComment+sql, append([]any{pgx.QueryExecModeCacheStatement}, args...)...) //nolint:rowserrcheck // the caller's
+}
+
+// QueryRowKept is QueryRow for such a statement.
+func (c *conn) QueryRowKept(ctx context.Context, sql string, args ...any) pgx.Row {
+	if !c.kept {
+		return c.QueryRow(ctx, sql, args...)
+	}
+	return c.Conn.QueryRow(ctx, keptComment+sql, append([]any{pgx.QueryExecModeCacheStatement}, args...)...)
 }
 
 // Exec runs a statement, or several in the simple protocol.
