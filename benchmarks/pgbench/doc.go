@@ -3,7 +3,7 @@
 // beside one at the pace that docs/THROTTLE.md recommends.
 //
 //	go run ./benchmarks/pgbench -archiver bin/archiver
-//	go run ./benchmarks/pgbench -archiver bin/archiver -seconds 60 -rounds 5
+//	go run ./benchmarks/pgbench -archiver bin/archiver -seconds 20 -rounds 20
 //
 // Everything is on this machine: PostgreSQL with fsync on, pgbench, the archiver, its
 // control database and an S3 server take from the same cores. pgbench sends as fast as it

@@ -58,11 +58,11 @@ type result struct {
 func main() {
 	var o options
 	flag.StringVar(&o.Archiver, "archiver", "bin/archiver", "the binary to measure")
-	flag.IntVar(&o.Seconds, "seconds", 30, "of each turn")
-	flag.IntVar(&o.Rounds, "rounds", 3, "turns of each contender, each between two of pgbench alone")
+	flag.IntVar(&o.Seconds, "seconds", 10, "of each turn")
+	flag.IntVar(&o.Rounds, "rounds", 12, "turns at the recommended pace, each between two of pgbench alone; a quarter of that without a throttle")
 	flag.IntVar(&o.Clients, "clients", 4, "sessions of pgbench")
 	flag.IntVar(&o.Scale, "scale", 20, "pgbench's scale factor: 15 MB each")
-	flag.IntVar(&o.Rows, "rows", 500_000, "audit rows at the begin; they must last for all turns at the recommended pace, and for one without a throttle")
+	flag.IntVar(&o.Rows, "rows", 800_000, "audit rows at the begin; they must last for all turns at the recommended pace; without a throttle there are twice as many for each turn")
 	flag.IntVar(&o.Rate, "rate", 0, "transactions a second that pgbench aims at; 0: as many as it can")
 	flag.StringVar(&o.Pace, "pace", recommended, "keys of defaults for the recommended pace")
 	asJSON := flag.Bool("json", false, "print JSON")
@@ -128,9 +128,17 @@ func (s *servers) turns(ctx context.Context, c contender, o options) (mine resul
 		return r, nil
 	}
 	var config string
-	for round := range o.Rounds {
-		if round == 0 || c.refill { // before the neighbour too, so that it stands under the same after-effects
+	rounds := o.Rounds
+	if c.refill { // which takes its time, and the effect is large
+		rounds = max(1, o.Rounds/4)
+	}
+	for round := range rounds {
+		if round == 0 || c.refill {
 			if config, err = s.backlog(ctx, c, o); err != nil {
+				return mine, nil, err
+			}
+			// The disk has to settle after so many rows: this one does not count.
+			if _, err = turn(contender{name: "alone, to settle"}, ""); err != nil {
 				return mine, nil, err
 			}
 		}

@@ -163,7 +163,11 @@ func (s *servers) backlog(ctx context.Context, c contender, o options) (string, 
 			return "", err
 		}
 	}
-	if err := s.script(ctx, fmt.Sprintf(auditSQL, o.Rows)); err != nil {
+	rows := o.Rows
+	if c.refill {
+		rows *= 2
+	}
+	if err := s.script(ctx, fmt.Sprintf(auditSQL, rows)); err != nil {
 		return "", err
 	}
 	file := filepath.Join(s.dir, "archiver.yaml")
