@@ -1,13 +1,13 @@
 package jobs
 
-// FirstWindow is how many batches a plan enqueues at once when the table's batch size
-// adapts. A smaller backlog is enqueued whole: there would be too little left to adapt.
-const FirstWindow = 32
+// WholeBacklog is how many batches a plan enqueues all at once even when the table's batch
+// size adapts: with fewer there would be too little left to adapt.
+const WholeBacklog = 32
 
-// minWindow is how many batches the following windows have: so few that a backlog soon
+// FirstWindow is how many batches a plan enqueues of a longer backlog: so few that it soon
 // has the batch size that suits the table, so many that no seat waits for a plan.
-const minWindow = 16
+const FirstWindow = 16
 
-// Window is how many batches a further window of a run has, for a database that works on
-// concurrency batches at a time. It is planned when fewer than that are open.
-func Window(concurrency int) int { return max(minWindow, 2*concurrency) }
+// Window is how many batches a window of a run has, for a database that works on
+// concurrency batches at a time. The next one is planned when fewer than that are open.
+func Window(concurrency int) int { return max(FirstWindow, 2*concurrency) }

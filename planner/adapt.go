@@ -5,8 +5,12 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 )
 
-// stepShare is the part of batch_size by which a batch grows at a time.
-const stepShare = 4
+const (
+	// stepShare is the part of batch_size by which a batch grows at a time.
+	stepShare = 4
+	// startFactor is how many times larger it becomes while queries are quick.
+	startFactor = 4
+)
 
 // adapts says whether the table's batch size follows its query times. One that was
 // configured outside of the bounds was chosen on purpose and stays.
@@ -24,9 +28,9 @@ func CurrentSize(c config.Table, l ledger.Pace) int {
 }
 
 // nextSize is the batch size of the next window: half of the current one where queries
-// take longer than target_query_time; twice as much where they would take half of that at
-// most even so, as TCP starts slowly; else a quarter of batch_size more where they would
-// stay within it, at most most. What decides is the measured time of a row, not
+// take longer than target_query_time; up to four times as much, where they would take half
+// of that at most even so, as TCP starts slowly; else a quarter of batch_size more where
+// they would stay within it, at most most. What decides is the measured time of a row, not
 // of a batch: batches that finish now may have been planned with an earlier size, and
 // must not make it shrink twice.
 func nextSize(c config.Table, size, most int, l ledger.Pace) int {
@@ -38,11 +42,8 @@ func nextSize(c config.Table, size, most int, l ledger.Pace) int {
 	if perRow*float64(size) > target {
 		return max(size/2, c.Adaptive.MinBatchSize)
 	}
-	grown := size + max(c.BatchSize/stepShare, 1)
-	if perRow*float64(2*size) <= target/2 {
-		grown = max(grown, 2*size)
-	}
-	grown = min(grown, most, c.Adaptive.MaxBatchSize)
+	roomy := min(target/2/perRow, float64(startFactor*size))
+	grown := min(max(size+max(c.BatchSize/stepShare, 1), int(roomy)), most, c.Adaptive.MaxBatchSize)
 	if grown > size && perRow*float64(grown) <= target {
 		return grown
 	}

@@ -3,6 +3,7 @@ package planner
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/source"
@@ -56,11 +57,22 @@ func (p *Plan) walkOn(ctx context.Context, from *source.DB, table *source.Table)
 		p.walkedTo = page.Range.To
 		p.Rows += page.Rows
 		p.Batches++
-		if adapts(p.Table) && p.Batches > jobs.FirstWindow {
-			p.Later += page.Rows // of further windows
-			return nil
+		if p.Later == 0 {
+			p.Pages = append(p.Pages, page)
+		} else {
+			p.Later += page.Rows
 		}
-		p.Pages = append(p.Pages, page)
+		if adapts(p.Table) && len(p.Pages) > jobs.WholeBacklog {
+			p.leave(jobs.FirstWindow)
+		}
 		return nil
 	})
+}
+
+// leave keeps the first pages, and leaves the others to further windows.
+func (p *Plan) leave(first int) {
+	for _, page := range p.Pages[first:] {
+		p.Later += page.Rows
+	}
+	p.Pages = slices.Clip(p.Pages[:first])
 }

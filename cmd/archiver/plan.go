@@ -25,7 +25,7 @@ No row is archived or deleted by this command. Planning twice adds nothing: a ta
 with open batches is planned only beyond the last of them.
 
 With adaptive_batch (on by default) a backlog of more than 32 batches is enqueued in
-windows: the first at once, the next ones by the workers as the run goes on, with the
+windows: 16 batches at once, the next ones by the workers as the run goes on, with the
 batch size that the measured query times ask for, up to the same cutoff. The counts are
 of the whole backlog in any case.
 

@@ -27,12 +27,12 @@ func TestPlanInWindows(t *testing.T) {
 	var first, second plans
 	s.json(t, &first, "plan").expect(t, done)
 	p := first.Plans[0]
-	require.Equal(t, []int64{500, 167, 3, 32, 500 - 3*32}, []int64{p.EligibleRows, p.Batches, p.BatchSize, p.Enqueued, p.RowsLater})
+	require.Equal(t, []int64{500, 167, 3, 16, 500 - 3*16}, []int64{p.EligibleRows, p.Batches, p.BatchSize, p.Enqueued, p.RowsLater})
 	s.json(t, &second, "plan").expect(t, done)
 	p = second.Plans[0]
-	require.Equal(t, []int64{0, 0, 0, 500 - 3*32}, []int64{p.EligibleRows, p.Batches, p.Enqueued, p.RowsUnplanned}, "planning twice adds nothing")
-	s.run(t, "plan").expect(t, done, "run 1           is planned to 20", "its other 404 rows, about, follow", "nothing new was enqueued")
-	s.run(t, "status").expect(t, done, "run 1 is planned to 20", "about 404 rows follow")
+	require.Equal(t, []int64{0, 0, 0, 500 - 3*16}, []int64{p.EligibleRows, p.Batches, p.Enqueued, p.RowsUnplanned}, "planning twice adds nothing")
+	s.run(t, "plan").expect(t, done, "run 1           is planned to 20", "its other 452 rows, about, follow", "nothing new was enqueued")
+	s.run(t, "status").expect(t, done, "run 1 is planned to 20", "about 452 rows follow")
 
 	r := s.run(t, "work", "--drain")
 	r.expect(t, done, "next window planned", "vacuum done")

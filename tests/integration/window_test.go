@@ -91,10 +91,10 @@ func (tr *trial) whole(rows int64) {
 }
 
 // TestWindowsGrow: queries are far below the target, so that each window's batches are
-// twice as large, up to the bound.
+// four times as large, up to the bound.
 func TestWindowsGrow(t *testing.T) {
 	t.Parallel()
-	tr := newWindows(t, 1700, "min_batch_size: 5, max_batch_size: 50, target_query_time: 1h")
+	tr := newWindows(t, 1700, "min_batch_size: 5, max_batch_size: 100, target_query_time: 1h")
 	left, err := tr.ledger.Left(t.Context(), []ledger.TableName{{Database: "main", Schema: "public", Name: "audit_logs"}})
 	require.NoError(t, err)
 	require.Equal(t, ledger.Left{Batches: 5, Rows: 1700, Unplanned: 1650}, left[ledger.TableName{Database: "main", Schema: "public", Name: "audit_logs"}])
@@ -110,7 +110,7 @@ func TestWindowsGrow(t *testing.T) {
 	stop()
 	tr.whole(1700)
 	sizes := tr.sizes()
-	require.Equal(t, []int64{10, 20, 40, 50}[:len(sizes)], sizes)
+	require.Equal(t, []int64{10, 40, 100}[:len(sizes)], sizes)
 	require.Greater(t, len(sizes), 2)
 	paces, err := tr.ledger.Paces(t.Context(), tr.ledger.Pool)
 	require.NoError(t, err)
