@@ -136,12 +136,17 @@ func (s *Scheduler) look(ctx context.Context, tables map[ledger.TableName]config
 
 // planOne claims a due table, plans it, and says what came of it.
 func (s *Scheduler) planOne(ctx context.Context, d due) {
+	if ctx.Err() != nil {
+		return
+	}
 	lease := s.Config.Worker.Lease
-	claim, err := s.Ledger.ClaimSchedule(ctx, d.state, lease)
+	// A stop must not leave it unknown whether the table is claimed: nobody could give the
+	// claim back, and the other replicas would wait until it has run out.
+	claimCtx, done := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	claim, err := s.Ledger.ClaimSchedule(claimCtx, d.state, lease)
+	done()
 	log := s.Log.With(zap.String("database", d.Database), zap.String("table", d.Schema+"."+d.Name), zap.Time("due", d.at))
 	switch {
-	case ctx.Err() != nil:
-		return
 	case err != nil:
 		log.Warn("scheduled plan not begun", zap.Error(err))
 		return

@@ -43,10 +43,9 @@ func markSession(ctx context.Context, c *pgx.Conn) error {
 // have a statement of its own.
 const keptComment = "/* archiver batch */ "
 
-// QueryKept is Query for a statement that is the same for each batch. To parse and plan
-// those about the catalogs takes the server longer than to run them, and in small batches
-// it was a third of the server's work, so a batch has them prepared once for each
-// connection.
+// QueryKept is Query for a statement that is the same for each batch, of which a
+// connection keeps the plan: to parse and plan those about the catalogs takes the server
+// longer than to run them.
 func (c *conn) QueryKept(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	if !c.kept {
 		return c.Query(ctx, sql, args...)
