@@ -5,6 +5,7 @@ package integration
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -330,11 +331,15 @@ func TestCatalogChangesHarmlessly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tr := newTrial(t, 100, "")
-			var next atomic.Int64
+			var inOrder sync.Mutex // batches side by side must not overtake one another here
+			next := 0
 			tr.finish(func(ctx context.Context, name string) error {
 				if name == "upload:done" {
-					if n := next.Add(1) - 1; int(n) < len(changes) {
-						tr.both(ctx, changes[n])
+					inOrder.Lock()
+					defer inOrder.Unlock()
+					if next < len(changes) {
+						tr.both(ctx, changes[next])
+						next++
 					}
 				}
 				return nil
