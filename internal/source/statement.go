@@ -48,7 +48,7 @@ const keptComment = "/* archiver batch */ "
 // longer than to run them.
 func (c *conn) QueryKept(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	if !c.kept {
-		return c.Query(ctx, sql, args...)
+		return c.Query(ctx, sql, args...) //nolint:rowserrcheck // the caller's
 	}
 	return c.Conn.Query(ctx, keptComment+sql, append([]any{pgx.QueryExecModeCacheStatement}, args...)...) //nolint:rowserrcheck // the caller's
 }
