@@ -58,13 +58,19 @@ func openPool(ctx context.Context, url config.Secret, size int, session string, 
 	// Most statements carry literals and are run once: preparing them gains nothing and
 	// breaks behind PgBouncer in transaction mode. For the others see QueryKept.
 	pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
-	pc.AfterConnect = markSession
 	pc.ConnConfig.RuntimeParams["application_name"] = session
 	pc.ConnConfig.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
 	}
 	if pc.ConnConfig.ConnectTimeout == 0 {
 		pc.ConnConfig.ConnectTimeout = patience
+	}
+	// The pool goes on with a connection that nobody waits for any more, and gives this
+	// step no limit: one that has gone silent would keep its place for ever.
+	pc.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
+		ctx, cancel := context.WithTimeout(ctx, pc.ConnConfig.ConnectTimeout)
+		defer cancel()
+		return markSession(ctx, c)
 	}
 	pc.PingTimeout = patience // of a connection that was idle, over a way that may swallow packets by now
 	return pgxpool.NewWithConfig(ctx, pc)

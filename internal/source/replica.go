@@ -284,7 +284,7 @@ func (r *replica) ask(ctx context.Context) (*standing, error) {
 		return nil, err
 	}
 	defer c.Release()
-	return (&conn{Conn: c.Conn(), comment: commentOf(ctx)}).standing(ctx)
+	return newConn(ctx, c.Conn()).standing(ctx)
 }
 
 func (r *replica) gone() error {

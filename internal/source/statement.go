@@ -32,7 +32,7 @@ func newConn(ctx context.Context, c *pgx.Conn) *conn {
 	return &conn{Conn: c, comment: commentOf(ctx), kept: own && batch}
 }
 
-// markSession is a pool's AfterConnect.
+// markSession finds out about a new connection what newConn wants to know.
 func markSession(ctx context.Context, c *pgx.Conn) error {
 	own, err := OwnSession(ctx, c)
 	c.PgConn().CustomData()[ownSession] = own

@@ -1,12 +1,17 @@
 package source
 
 import (
+	"context"
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
 	"github.com/audit-table-archiver/archiver/internal/testkit"
@@ -46,4 +51,43 @@ func TestCatalogStatementsAreKept(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, at.name, table.Columns[len(table.Columns)-1].Name)
 	}
+}
+
+// TestSilentBeginning has a connection go silent at each message of its beginning: it
+// must not keep its place in the pool, which holds one, for longer than it takes to give
+// up connecting.
+func TestSilentBeginning(t *testing.T) {
+	t.Parallel()
+	server := testkit.Postgres(t)
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(server.Server.Port))
+	ping := func(db *DB, limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		return db.Ping(ctx)
+	}
+	var silent atomic.Int64
+	var all errgroup.Group
+	for at := range int64(40) { // more than there are
+		proxy := testkit.NewProxy(t, address)
+		dsn := strings.Replace(server.DSN, address, proxy.Addr, 1) + "&connect_timeout=1"
+		db, err := Open(t.Context(), config.Database{Name: "main", Primary: config.Secret(dsn), PoolSize: 1}, "test")
+		require.NoError(t, err)
+		t.Cleanup(db.Close)
+		proxy.Set(testkit.Fault{Cut: at + 1, Messages: true, Hold: true})
+		all.Go(func() error {
+			defer proxy.Sever()
+			err := ping(db, 2*time.Second)
+			if proxy.Struck() {
+				silent.Add(1)
+				err = ping(db, time.Minute) // the driver gives up a query, and its connection, after 15 s
+			}
+			if err != nil {
+				return fmt.Errorf("silent from message %d on: %w", at+1, err)
+			}
+			return nil
+		})
+	}
+	require.NoError(t, all.Wait())
+	require.Greater(t, silent.Load(), int64(17), "the question whose session it is comes last")
+	require.Less(t, silent.Load(), int64(40))
 }
