@@ -34,10 +34,11 @@ type Plan struct {
 	RunID    int64
 	Enqueued int
 
-	keyColumns []string
-	walkedTo   []string // the end of the last page that was seen
-	tableID    int64
-	firstBatch int64 // of those that were enqueued
+	concurrency int // of the table's database
+	keyColumns  []string
+	walkedTo    []string // the end of the last page that was seen
+	tableID     int64
+	firstBatch  int64 // of those that were enqueued
 }
 
 // Refused returns the findings that keep the table from being planned.
@@ -49,6 +50,8 @@ type Options struct {
 	// Siblings are all configured tables of the database; none may be a partition
 	// of another.
 	Siblings []config.Table
+	// Concurrency is how many batches of the database are worked on at a time.
+	Concurrency int
 }
 
 // LateCutoffError says that --cutoff lies behind the retention's own cutoff.
@@ -74,7 +77,7 @@ func Make(ctx context.Context, db *source.DB, l *ledger.Ledger, c config.Table, 
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{Table: c, Findings: findings}
+	p := &Plan{Table: c, Findings: findings, concurrency: o.Concurrency}
 	overlaps, err := db.Overlaps(ctx, o.Siblings)
 	if err != nil {
 		return nil, err

@@ -188,7 +188,8 @@ func (s *Scheduler) plan(ctx context.Context, d due, claim *ledger.ScheduleClaim
 	if err := db.Ping(ctx); err != nil {
 		return nil, err
 	}
-	if p, err = Make(ctx, db, s.Ledger, d.Table, Options{Siblings: s.siblings(d.Database)}); err != nil {
+	database := s.Config.Database(d.Database)
+	if p, err = Make(ctx, db, s.Ledger, d.Table, Options{Siblings: database.Tables, Concurrency: database.Concurrency}); err != nil {
 		return nil, fmt.Errorf("plan %s: %w", d.Table, err)
 	}
 	if refused := p.Refused(); len(refused) > 0 {
@@ -201,15 +202,6 @@ func (s *Scheduler) plan(ctx context.Context, d due, claim *ledger.ScheduleClaim
 		return s.Ledger.SettleSchedule(ctx, tx, claim, p.RunID)
 	})
 	return p, err
-}
-
-func (s *Scheduler) siblings(database string) []config.Table {
-	for _, d := range s.Config.Databases {
-		if d.Name == database {
-			return d.Tables
-		}
-	}
-	return nil
 }
 
 // keep renews the claim until ctx ends, and ends the plan when it is lost. A renewal

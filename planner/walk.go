@@ -53,6 +53,7 @@ func (p *Plan) walkOn(ctx context.Context, from *source.DB, table *source.Table)
 	if p.TableSize, err = from.Size(ctx, table); err != nil {
 		return err
 	}
+	first := jobs.FirstWindow(p.concurrency)
 	return from.Walk(ctx, table, after, p.Cutoff.Value, p.BatchSize, func(page source.Page) error {
 		p.walkedTo = page.Range.To
 		p.Rows += page.Rows
@@ -62,8 +63,8 @@ func (p *Plan) walkOn(ctx context.Context, from *source.DB, table *source.Table)
 		} else {
 			p.Later += page.Rows
 		}
-		if adapts(p.Table) && len(p.Pages) > jobs.WholeBacklog {
-			p.leave(jobs.FirstWindow)
+		if adapts(p.Table) && len(p.Pages) > max(jobs.WholeBacklog, first) {
+			p.leave(first)
 		}
 		return nil
 	})

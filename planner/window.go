@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,7 +25,7 @@ const (
 	// windowEvery is how late a window may be planned once it is due; batches for some
 	// seconds are left then.
 	windowEvery = time.Second
-	// windowSoon is how soon a window is planned when batches end; small batches are
+	// windowSoon is how often windows are looked for while batches end; small batches are
 	// worked faster than once in windowEvery.
 	windowSoon = 250 * time.Millisecond
 	// windowLease is how long a replica that dies in the middle of it holds a window up.
@@ -56,6 +57,7 @@ func (w *Windows) Run(ctx context.Context) {
 	defer tick.Stop()
 	tables := fleet.WindowTables(w.Config)
 	for {
+		looked := time.Now()
 		due, err := w.Ledger.ClaimWindows(ctx, tables, windowLease)
 		if err != nil && ctx.Err() == nil {
 			w.Log.Warn("windows to plan were not looked for", zap.Error(err))
@@ -71,7 +73,7 @@ func (w *Windows) Run(ctx context.Context) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(windowSoon):
+			case <-time.After(time.Until(looked.Add(windowSoon))):
 			}
 		}
 	}
@@ -114,7 +116,9 @@ func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	c, concurrency := w.table(d.Name)
+	database := w.Config.Database(d.Name.Database)
+	at := slices.IndexFunc(database.Tables, func(t config.Table) bool { return t.Schema == d.Name.Schema && t.Name == d.Name.Name })
+	c := database.Tables[at] // only the tables of this configuration are claimed
 	db := w.Sources[d.Name.Database]
 	table, err := db.Describe(ctx, c)
 	if err != nil {
@@ -141,7 +145,7 @@ func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger
 		Table: c, Cutoff: source.Cutoff{At: d.Cutoff, Value: d.CutoffValue}, BatchSize: size, RunID: d.RunID,
 		Open: ledger.Table{ID: d.TableID, PlanSeq: d.PlanSeq, PlannedTo: d.PlannedTo}, keyColumns: d.KeyColumns,
 	}
-	most := jobs.Window(concurrency)
+	most := jobs.Window(database.Concurrency)
 	walk := func(from *source.DB) error {
 		p.Pages, p.Rows = nil, 0
 		return from.Walk(ctx, table, d.PlannedTo, d.CutoffValue, size, func(page source.Page) error {
@@ -193,15 +197,4 @@ func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger
 	}
 	log.Info("next window planned", fields...)
 	return nil
-}
-
-func (w *Windows) table(name ledger.TableName) (config.Table, int) {
-	for _, d := range w.Config.Databases {
-		for _, t := range d.Tables {
-			if t.Database == name.Database && t.Schema == name.Schema && t.Name == name.Name {
-				return t, d.Concurrency
-			}
-		}
-	}
-	return config.Table{}, 0 // never: only these are claimed
 }

@@ -149,12 +149,10 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 		Table: a.table, Key: a.batch.KeyColumns, Range: a.batch.Range, MaxRows: maxRows,
 		Content: s.content, Timeout: w.Config.Worker.BatchTimeout,
 	}, func(t *source.Table) (io.Writer, error) {
-		columns, key := t.Encoding()
+		o := t.Encoding(s.content)
+		o.Compression, o.Level, o.MaxRawBytes = a.table.Compression, a.table.CompressionLevel, a.table.MaxBatchBytes
 		var err error
-		out, err = encode.NewWriter(spoolWriter{a.progress.counted(f), w.spoolDir()}, encode.Options{
-			Columns: columns, Key: key, Content: s.content,
-			Compression: a.table.Compression, Level: a.table.CompressionLevel, MaxRawBytes: a.table.MaxBatchBytes,
-		})
+		out, err = encode.NewWriter(spoolWriter{a.progress.counted(f), w.spoolDir()}, o)
 		rows.Writer = out
 		return failpoint.Writer(ctx, "extract:row", out), err
 	}, rows.count)

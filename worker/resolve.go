@@ -26,7 +26,7 @@ func (w *Worker) resolve(ctx context.Context, a *attempt) error {
 	}
 	defer f.Close() //nolint:errcheck // unlinked, and only read from here on
 	o := a.batch.Object
-	if err := w.compare(ctx, a, o, spoolWriter{f, w.spoolDir()}); err != nil {
+	if err := w.compare(ctx, a, o, nil, spoolWriter{f, w.spoolDir()}); err != nil {
 		if isDamage(err) {
 			return &permanentError{
 				err:  fmt.Errorf("%w; the delete of its rows was begun and may have happened, so nothing more is done", err),

@@ -41,7 +41,7 @@ func (w *Worker) verify(ctx context.Context, a *attempt, s *spool, object *store
 	if err != nil {
 		return err
 	}
-	if err := w.compare(ctx, a, &record, nil); err != nil {
+	if err := w.compare(ctx, a, &record, &s.object, nil); err != nil {
 		return err
 	}
 	a.timings.Verify += time.Since(began).Seconds()
@@ -61,7 +61,7 @@ func (w *Worker) verify(ctx context.Context, a *attempt, s *spool, object *store
 // does no harm yet, since all rows are still in the table.
 func (w *Worker) readBack(ctx context.Context, a *attempt) error {
 	began := time.Now()
-	err := w.compare(ctx, a, a.batch.Object, nil)
+	err := w.compare(ctx, a, a.batch.Object, nil, nil)
 	if isDamage(err) {
 		a.log.Warn("object is not whole any more; reading the rows again", zap.String("object_key", a.batch.Object.Key), zap.Error(err))
 		return w.Ledger.ExtractAgain(ctx, a.batch, ledger.ObjectDiscarded, false)
@@ -76,7 +76,12 @@ func (w *Worker) readBack(ctx context.Context, a *attempt) error {
 
 // compare reads an object and compares it with what the ledger is to hold, or
 // holds, about it. The bytes also go to keep, if that is given.
-func (w *Worker) compare(ctx context.Context, a *attempt, o *ledger.Object, keep io.Writer) error {
+//
+// Where this very attempt wrote the object, written says what went into the compressor,
+// and a CRC64 of what comes out is enough to show that the two agree: that the bytes in
+// between are the same is known by their SHA-256. Otherwise the rows have to match the
+// SHA-256 that was recorded of them.
+func (w *Worker) compare(ctx context.Context, a *attempt, o *ledger.Object, written *encode.Object, keep io.Writer) error {
 	body, meta, err := w.Store.Get(ctx, o.Key, o.VersionID)
 	if err != nil {
 		return err
@@ -90,8 +95,14 @@ func (w *Worker) compare(ctx context.Context, a *attempt, o *ledger.Object, keep
 	differ := func(what string, want, have any) error {
 		return &VerifyError{Key: o.Key, What: what, Want: fmt.Sprint(want), Have: fmt.Sprint(have)}
 	}
-	decode := a.table.Verify != config.VerifyReadback
-	have, err := encode.Verify(r, o.Compression, decode)
+	depth := encode.Hashed
+	switch {
+	case a.table.Verify == config.VerifyReadback:
+		depth = encode.Stored
+	case written != nil:
+		depth = encode.Decoded
+	}
+	have, err := encode.Verify(r, o.Compression, depth)
 	switch {
 	case source.err != nil: // the network, or a checksum that the store keeps
 		return fmt.Errorf("verify %s: %w", o.Key, source.err)
@@ -107,9 +118,15 @@ func (w *Worker) compare(ctx context.Context, a *attempt, o *ledger.Object, keep
 		return differ("the length read back", o.StoredBytes, have.StoredBytes)
 	case have.StoredSHA256 != o.SHA256:
 		return differ("the SHA-256", hex.EncodeToString(o.SHA256[:]), hex.EncodeToString(have.StoredSHA256[:]))
-	case decode && have.Rows != o.Rows:
+	case depth == encode.Stored:
+		return nil
+	case have.Rows != o.Rows:
 		return differ("the number of rows", o.Rows, have.Rows)
-	case decode && (have.RawBytes != o.RawBytes || have.RawSHA256 != o.RawSHA256):
+	case have.RawBytes != o.RawBytes:
+		return differ("the length of the decompressed rows", o.RawBytes, have.RawBytes)
+	case depth == encode.Decoded && have.RawCRC64NVME != written.RawCRC64NVME:
+		return differ("the CRC64 of the decompressed rows", fmt.Sprintf("%016x", written.RawCRC64NVME), fmt.Sprintf("%016x", have.RawCRC64NVME))
+	case depth == encode.Hashed && have.RawSHA256 != o.RawSHA256:
 		return differ("the SHA-256 of the decompressed rows", hex.EncodeToString(o.RawSHA256[:]), hex.EncodeToString(have.RawSHA256[:]))
 	}
 	return nil

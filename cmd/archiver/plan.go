@@ -25,9 +25,9 @@ No row is archived or deleted by this command. Planning twice adds nothing: a ta
 with open batches is planned only beyond the last of them.
 
 With adaptive_batch (on by default) a backlog of more than 32 batches is enqueued in
-windows: 16 batches at once, the next ones by the workers as the run goes on, with the
-batch size that the measured query times ask for, up to the same cutoff. The counts are
-of the whole backlog in any case.
+windows: 4 batches at once (or twice the concurrency), the next ones by the workers as
+the run goes on, with the batch size that the measured query times ask for, up to the
+same cutoff. The counts are of the whole backlog in any case.
 
 A table that is refused, and a database that is away, do not stop the others: exit
 code 3. It is 12 if every table was refused, and 13 if no database could be reached.
@@ -134,7 +134,8 @@ func (a *app) planTables(ctx context.Context, o planOptions, done func(planned))
 		}
 		p := planned{table: t, err: reached[t.Database]}
 		if p.err == nil {
-			p.plan, p.err = planner.Make(ctx, db, a.ledger, t, planner.Options{Cutoff: cutoff, Siblings: a.siblings(t)})
+			database := a.cfg.Database(t.Database)
+			p.plan, p.err = planner.Make(ctx, db, a.ledger, t, planner.Options{Cutoff: cutoff, Siblings: database.Tables, Concurrency: database.Concurrency})
 		}
 		if p.err == nil && !o.dryRun && !p.refused() {
 			p.err = p.plan.Enqueue(ctx, a.ledger, queue)
@@ -146,15 +147,6 @@ func (a *app) planTables(ctx context.Context, o planOptions, done func(planned))
 		done(p)
 	}
 	return results, nil
-}
-
-func (a *app) siblings(t config.Table) []config.Table {
-	for _, d := range a.cfg.Databases {
-		if d.Name == t.Database {
-			return d.Tables
-		}
-	}
-	return nil
 }
 
 // checkCutoff finds a --cutoff that is too late for one of the tables before any

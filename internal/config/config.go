@@ -111,6 +111,15 @@ type Database struct {
 	Tables      []Table
 }
 
+// Database returns the database of that name, and one without a name if there is none.
+func (c *Config) Database(name string) Database {
+	i := slices.IndexFunc(c.Databases, func(d Database) bool { return d.Name == name })
+	if i < 0 {
+		return Database{}
+	}
+	return c.Databases[i]
+}
+
 // Queue is the River queue that holds the database's batches.
 func (d Database) Queue() string { return "db_" + d.Name }
 

@@ -76,7 +76,7 @@ func BenchmarkVerify(b *testing.B) {
 		b.Run(compression, func(b *testing.B) {
 			b.SetBytes(object.RawBytes)
 			for range b.N {
-				_, err := encode.Verify(bytes.NewReader(stored), compression, true)
+				_, err := encode.Verify(bytes.NewReader(stored), compression, encode.Decoded)
 				require.NoError(b, err)
 			}
 		})

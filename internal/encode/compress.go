@@ -34,7 +34,7 @@ const (
 const (
 	zstdWindow    = 4 << 20
 	maxZstdWindow = 32 << 20
-	readAhead     = 128 << 10
+	readAhead     = 64 << 10
 )
 
 // newCompressor returns the stage between the rows and out. Closing it completes the

@@ -39,7 +39,7 @@ func FuzzWriter(f *testing.F) {
 			return
 		}
 		require.True(t, bytes.Equal(stored, spool.Bytes()))
-		content, err := encode.Verify(&spool, "none", true)
+		content, err := encode.Verify(&spool, "none", encode.Hashed)
 		require.NoError(t, err)
 		require.Equal(t, object.Rows, content.Rows)
 		require.Equal(t, object.RawSHA256, content.RawSHA256)
@@ -81,7 +81,7 @@ func FuzzVerify(f *testing.F) {
 		if zstd {
 			compression = "zstd"
 		}
-		if content, err := encode.Verify(bytes.NewReader(stored), compression, true); err == nil {
+		if content, err := encode.Verify(bytes.NewReader(stored), compression, encode.Hashed); err == nil {
 			require.EqualValues(t, len(stored), content.StoredBytes)
 		}
 	})

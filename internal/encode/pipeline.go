@@ -15,15 +15,15 @@ import (
 const (
 	// blockBytes is how much JSONL goes to the compressor at a time, and blocks how many
 	// such buffers there are: one being filled, one being compressed, two to even out
-	// the difference between the stages. Memory per Writer is about their product.
-	blockBytes = 256 << 10
+	// the difference between the stages. Memory per Writer is about their product: little enough to stay in a core's cache.
+	blockBytes = 64 << 10
 	blocks     = 4
 
 	// keepBytes is the largest buffer that is used again. One huge row must not leave
 	// every buffer huge for the rest of the batch.
-	keepBytes = 4 * blockBytes
+	keepBytes = 1 << 20
 
-	spoolBytes = 128 << 10
+	spoolBytes = 64 << 10
 )
 
 // pipeline compresses, hashes and spools blocks in a goroutine of its own, so that this

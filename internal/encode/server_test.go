@@ -153,7 +153,7 @@ func TestServerRow(t *testing.T) {
 			ARRAY['a', NULL, '"'], make_interval(mins => i), 'x', i::int::money
 		FROM generate_series(1, 200) i`)
 	require.NoError(t, err)
-	options := encode.Options{Content: true, Key: []int{0, 1}, Columns: []encode.Column{
+	options := encode.Options{Row: digest.Columns{Content: true}, Key: []int{0, 1}, Columns: []encode.Column{
 		{Name: "at", Type: encode.TypeTimestamptz},
 		{Name: "id", Type: encode.TypeInt8},
 		{Name: "a\"b\\c\td", Type: encode.TypeText},

@@ -7,6 +7,18 @@ import (
 	"fmt"
 	"hash"
 	"io"
+
+	"github.com/minio/crc64nvme"
+)
+
+// Depth says how closely Verify looks at an object.
+type Depth int
+
+// Each looks at what the one before does, and more.
+const (
+	Stored  Depth = iota // read every byte, hash them
+	Decoded              // decompress them, count the rows
+	Hashed               // take the SHA-256 of the rows, too: a fifth more work
 )
 
 // Content is what was found in an object.
@@ -14,70 +26,77 @@ type Content struct {
 	StoredBytes  int64
 	StoredSHA256 [32]byte
 
-	// Of the rows inside; zero unless decoding was asked for.
+	// Of the rows inside; zero unless Decoded.
 	Rows, RawBytes int64
-	RawSHA256      [32]byte
+	RawCRC64NVME   uint64
+	RawSHA256      [32]byte // zero unless Hashed
 }
 
-// Verify reads an object to its end and reports what is in it, in bounded memory. With
-// decode it also decompresses, so that the rows are known to be readable. A truncated
-// or damaged object, one with anything behind the compressed stream, and one whose last
-// line is not ended are errors; whether the content is the expected one is for the
-// caller to compare.
-func Verify(r io.Reader, compression string, decode bool) (Content, error) {
-	stored := newMeter(r)
-	if !decode {
-		if err := stored.drain(); err != nil {
+// Verify reads an object to its end and reports what is in it, in bounded memory. Decoded,
+// its rows are known to be readable. A truncated or damaged object, one with anything
+// behind the compressed stream, and one whose last line is not ended are errors; whether
+// the content is the expected one is for the caller to compare.
+func Verify(r io.Reader, compression string, depth Depth) (Content, error) {
+	stored := meter{r: r, sha: sha256.New()}
+	if depth == Stored {
+		if err := drain(&stored, func([]byte) {}); err != nil {
 			return Content{}, fmt.Errorf("read object: %w", err)
 		}
-		return Content{StoredBytes: stored.bytes, StoredSHA256: stored.sum()}, nil
+		return Content{StoredBytes: stored.bytes, StoredSHA256: sum(stored.sha)}, nil
 	}
-	rows, err := NewReader(stored, compression)
+	rows, err := NewReader(&stored, compression)
 	if err != nil {
 		return Content{}, fmt.Errorf("decode object: %w", err)
 	}
 	defer rows.Close() //nolint:errcheck // every byte has been read by then; it only frees memory
-	raw := newMeter(rows)
-	if err := raw.drain(); err != nil {
-		return Content{}, fmt.Errorf("decode object at row %d: %w", raw.lines+1, err)
+	var c Content
+	sha, crc, last := sha256.New(), crc64nvme.New(), byte('\n')
+	err = drain(rows, func(p []byte) {
+		if depth == Hashed {
+			sha.Write(p) // a hash never fails
+		}
+		crc.Write(p) //nolint:errcheck // nor does this one
+		c.Rows += int64(bytes.Count(p, []byte{'\n'}))
+		c.RawBytes += int64(len(p))
+		last = p[len(p)-1]
+	})
+	if err == nil && last != '\n' {
+		err = errOpenLine
 	}
-	if raw.bytes > 0 && raw.last != '\n' {
-		return Content{}, fmt.Errorf("decode object at row %d: %w", raw.lines+1, errOpenLine)
+	if err != nil {
+		return Content{}, fmt.Errorf("decode object at row %d: %w", c.Rows+1, err)
 	}
-	return Content{
-		StoredBytes: stored.bytes, StoredSHA256: stored.sum(),
-		Rows: raw.lines, RawBytes: raw.bytes, RawSHA256: raw.sum(),
-	}, nil
+	c.StoredBytes, c.StoredSHA256, c.RawCRC64NVME = stored.bytes, sum(stored.sha), crc.Sum64()
+	if depth == Hashed {
+		c.RawSHA256 = sum(sha)
+	}
+	return c, nil
 }
 
 var errOpenLine = errors.New("the last line has no line feed")
 
 // meter counts and hashes what is read through it.
 type meter struct {
-	r            io.Reader
-	sha          hash.Hash
-	bytes, lines int64
-	last         byte
+	r     io.Reader
+	sha   hash.Hash
+	bytes int64
 }
-
-func newMeter(r io.Reader) *meter { return &meter{r: r, sha: sha256.New()} }
 
 func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.r.Read(p)
-	if got := p[:n]; len(got) > 0 {
-		m.sha.Write(got) // a hash never fails
-		m.bytes += int64(n)
-		m.last = got[len(got)-1]
-	}
+	m.sha.Write(p[:n]) // a hash never fails
+	m.bytes += int64(n)
 	return n, err
 }
 
-// drain reads to the end and counts the lines on the way.
-func (m *meter) drain() error {
+// drain reads to the end and gives take each piece, none of them empty.
+func drain(r io.Reader, take func([]byte)) error {
 	buf := make([]byte, readAhead)
 	for {
-		n, err := m.Read(buf)
-		m.lines += int64(bytes.Count(buf[:n], []byte{'\n'}))
+		n, err := r.Read(buf)
+		if n > 0 {
+			take(buf[:n])
+		}
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -87,7 +106,7 @@ func (m *meter) drain() error {
 	}
 }
 
-func (m *meter) sum() (s [32]byte) {
-	m.sha.Sum(s[:0])
+func sum(h hash.Hash) (s [32]byte) {
+	h.Sum(s[:0])
 	return s
 }

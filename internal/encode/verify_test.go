@@ -23,19 +23,20 @@ func TestDamage(t *testing.T) {
 			whole, object, err := run(t, audit(6), encode.Options{Columns: auditColumns(), Compression: compression}, math.MaxInt)
 			require.NoError(t, err)
 			for n := range len(whole) {
-				_, err := encode.Verify(bytes.NewReader(whole[:n]), compression, true)
+				_, err := encode.Verify(bytes.NewReader(whole[:n]), compression, encode.Hashed)
 				require.ErrorIs(t, err, io.ErrUnexpectedEOF, "cut at %d", n)
 
 				flipped := bytes.Clone(whole)
 				flipped[n] ^= 1 << (n % 8)
-				content, err := encode.Verify(bytes.NewReader(flipped), compression, true)
+				content, err := encode.Verify(bytes.NewReader(flipped), compression, encode.Hashed)
 				if err == nil {
 					require.Equal(t, object.RawSHA256, content.RawSHA256, "flipped at %d", n)
+					require.Equal(t, object.RawCRC64NVME, content.RawCRC64NVME, "flipped at %d", n)
 					require.NotEqual(t, object.StoredSHA256, content.StoredSHA256)
 				}
 			}
 			for _, tail := range [][]byte{{0}, []byte("garbage"), whole, {0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0}} {
-				_, err := encode.Verify(bytes.NewReader(append(bytes.Clone(whole), tail...)), compression, true)
+				_, err := encode.Verify(bytes.NewReader(append(bytes.Clone(whole), tail...)), compression, encode.Hashed)
 				require.ErrorContains(t, err, "after the end of the compressed stream")
 
 				r, err := encode.NewReader(bytes.NewReader(append(bytes.Clone(whole), tail...)), compression)
@@ -44,11 +45,11 @@ func TestDamage(t *testing.T) {
 				require.ErrorContains(t, err, "after the end of the compressed stream")
 				require.NoError(t, r.Close())
 			}
-			_, err = encode.Verify(iotest.OneByteReader(bytes.NewReader(whole)), compression, true)
+			_, err = encode.Verify(iotest.OneByteReader(bytes.NewReader(whole)), compression, encode.Hashed)
 			require.NoError(t, err)
-			_, err = encode.Verify(io.MultiReader(bytes.NewReader(whole[:99]), iotest.ErrReader(errNoSpace)), compression, true)
+			_, err = encode.Verify(io.MultiReader(bytes.NewReader(whole[:99]), iotest.ErrReader(errNoSpace)), compression, encode.Hashed)
 			require.ErrorIs(t, err, errNoSpace, "an error of the source stays itself")
-			_, err = encode.Verify(io.MultiReader(bytes.NewReader(whole), iotest.ErrReader(errNoSpace)), compression, true)
+			_, err = encode.Verify(io.MultiReader(bytes.NewReader(whole), iotest.ErrReader(errNoSpace)), compression, encode.Hashed)
 			require.ErrorIs(t, err, errNoSpace)
 		})
 	}
@@ -56,14 +57,14 @@ func TestDamage(t *testing.T) {
 
 func TestVerifyPlain(t *testing.T) {
 	t.Parallel()
-	content, err := encode.Verify(bytes.NewReader([]byte("{}\n{}\n")), "none", true)
+	content, err := encode.Verify(bytes.NewReader([]byte("{}\n{}\n")), "none", encode.Hashed)
 	require.NoError(t, err)
 	require.EqualValues(t, 2, content.Rows)
-	_, err = encode.Verify(bytes.NewReader([]byte("{}\n{}")), "none", true)
+	_, err = encode.Verify(bytes.NewReader([]byte("{}\n{}")), "none", encode.Hashed)
 	require.EqualError(t, err, "decode object at row 2: the last line has no line feed")
-	_, err = encode.Verify(bytes.NewReader(nil), "lz4", true)
+	_, err = encode.Verify(bytes.NewReader(nil), "lz4", encode.Hashed)
 	require.ErrorContains(t, err, `unknown compression "lz4"`)
-	_, err = encode.Verify(iotest.ErrReader(errNoSpace), "gzip", false)
+	_, err = encode.Verify(iotest.ErrReader(errNoSpace), "gzip", encode.Stored)
 	require.ErrorIs(t, err, errNoSpace)
 }
 

@@ -2,13 +2,14 @@ package encode
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"time"
+
+	"github.com/minio/crc64nvme"
 
 	"github.com/audit-table-archiver/archiver/internal/digest"
 )
@@ -18,8 +19,8 @@ type Options struct {
 	// Columns follow the leading fields in the COPY's select list, in table order.
 	Columns []Column
 
-	// Content says that a fourth leading field, int8, holds the row's content hash.
-	Content bool
+	// Row says which fields lead the COPY's select list, to name the row version.
+	Row digest.Columns
 
 	// Key are indexes into Columns whose values Object reports of the first and the
 	// last row: the timestamp column, then the primary key.
@@ -39,7 +40,7 @@ type Options struct {
 type Object struct {
 	Rows, RawBytes, StoredBytes int64
 	RawSHA256, StoredSHA256     [32]byte
-	CRC64NVME                   uint64 // of the stored bytes
+	CRC64NVME, RawCRC64NVME     uint64 // of the stored bytes, and of the rows
 	Digest                      digest.Digest
 
 	// The values of Options.Key as they are in the line; nil if there are no rows.
@@ -66,7 +67,8 @@ func (e *TooLargeError) Error() string {
 // the stream and not safe for concurrent use. Close must be called in every case.
 type Writer struct {
 	columns     []column
-	lead        int
+	leading     digest.Columns
+	lead        int // how many these are
 	maxRawBytes int64
 	err         error // the first error; final
 
@@ -79,6 +81,7 @@ type Writer struct {
 	rows        int64
 	digest      digest.Digest
 	raw         hash.Hash
+	rawCRC      hash.Hash64
 	key         []keyValue
 	first, last []json.RawMessage
 
@@ -102,7 +105,7 @@ type keyValue struct{ column, start, end int }
 // NewWriter returns a Writer that writes an object to spool and starts its compressing
 // goroutine. It does not close spool.
 func NewWriter(spool io.Writer, o Options) (*Writer, error) {
-	w := &Writer{maxRawBytes: o.MaxRawBytes, raw: sha256.New()}
+	w := &Writer{maxRawBytes: o.MaxRawBytes, raw: sha256.New(), rawCRC: crc64nvme.New()}
 	if err := w.prepare(o); err != nil {
 		return nil, fmt.Errorf("encode: %w", err)
 	}
@@ -119,11 +122,8 @@ func (w *Writer) prepare(o Options) error {
 	if len(o.Columns) == 0 {
 		return errors.New("no columns")
 	}
-	names := []string{"tableoid", "ctid", "xmin"}
-	if o.Content {
-		names = append(names, "content hash")
-	}
-	w.lead = len(names)
+	names := o.Row.Names()
+	w.leading, w.lead = o.Row, len(names)
 	for _, c := range o.Columns {
 		if c.Type == 0 || c.Type >= typeEnd {
 			return fmt.Errorf("column %q has no type", c.Name)
@@ -222,25 +222,13 @@ func (w *Writer) encode(tuple []byte) error {
 
 // version reads the leading fields.
 func (w *Writer) version(tuple []byte) (digest.Row, error) {
-	want := [...]int{4, 6, 4, 8}
-	var v [len(want)][]byte
-	for i := range w.lead {
-		f := w.framer.fields[i]
-		if f.length != want[i] {
-			return digest.Row{}, fmt.Errorf("column %q: %d bytes, want %d", w.framer.names[i], f.length, want[i])
+	var values [digest.MaxColumns][]byte
+	for i, f := range w.framer.fields[:w.lead] {
+		if f.length >= 0 {
+			values[i] = tuple[f.start : f.start+f.length]
 		}
-		v[i] = tuple[f.start : f.start+f.length]
 	}
-	row := digest.Row{
-		TableOID: binary.BigEndian.Uint32(v[0]),
-		Block:    binary.BigEndian.Uint32(v[1]),
-		Offset:   binary.BigEndian.Uint16(v[1][4:]),
-		Xmin:     binary.BigEndian.Uint32(v[2]),
-	}
-	if w.lead == len(want) {
-		row.Content = int64(binary.BigEndian.Uint64(v[3]))
-	}
-	return row, nil
+	return w.leading.Row(values[:w.lead])
 }
 
 // appendLine appends the row's object and a line feed. Each key starts with a comma;
@@ -310,6 +298,7 @@ func (w *Writer) flush() error {
 	w.serialize.pause()
 	hashing := time.Now()
 	w.raw.Write(w.buf) // a hash never fails
+	w.rawCRC.Write(w.buf)
 	w.serialize.exact += time.Since(hashing)
 	w.last = w.copyKey(w.last)
 	w.flushed += int64(len(w.buf))
@@ -341,7 +330,7 @@ func (w *Writer) Close() (Object, error) {
 	}
 	w.object = Object{
 		Rows: w.rows, RawBytes: w.flushed, StoredBytes: w.out.stored.bytes,
-		CRC64NVME: w.out.stored.crc.Sum64(), Digest: w.digest,
+		CRC64NVME: w.out.stored.crc.Sum64(), RawCRC64NVME: w.rawCRC.Sum64(), Digest: w.digest,
 		First: w.first, Last: w.last,
 		Serialize: w.serialize.total(), Compress: w.out.busy,
 	}

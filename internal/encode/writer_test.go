@@ -81,13 +81,18 @@ func TestObjectDescribesItsBytes(t *testing.T) {
 				require.True(t, bytes.Equal(stored, again), "pieces of %d bytes", piece)
 			}
 
-			content, err := encode.Verify(bytes.NewReader(stored), compression, true)
-			require.NoError(t, err)
-			require.Equal(t, encode.Content{
+			want := encode.Content{
 				StoredBytes: object.StoredBytes, StoredSHA256: object.StoredSHA256,
-				Rows: object.Rows, RawBytes: object.RawBytes, RawSHA256: object.RawSHA256,
-			}, content)
-			content, err = encode.Verify(bytes.NewReader(stored), compression, false)
+				Rows: object.Rows, RawBytes: object.RawBytes, RawCRC64NVME: object.RawCRC64NVME, RawSHA256: object.RawSHA256,
+			}
+			content, err := encode.Verify(bytes.NewReader(stored), compression, encode.Hashed)
+			require.NoError(t, err)
+			require.Equal(t, want, content)
+			want.RawSHA256 = [32]byte{}
+			content, err = encode.Verify(bytes.NewReader(stored), compression, encode.Decoded)
+			require.NoError(t, err)
+			require.Equal(t, want, content)
+			content, err = encode.Verify(bytes.NewReader(stored), compression, encode.Stored)
 			require.NoError(t, err)
 			require.Equal(t, encode.Content{StoredBytes: object.StoredBytes, StoredSHA256: object.StoredSHA256}, content)
 
@@ -175,7 +180,7 @@ func TestNoRows(t *testing.T) {
 		require.Zero(t, object.Rows)
 		require.Nil(t, object.First)
 		require.Nil(t, object.Last)
-		content, err := encode.Verify(bytes.NewReader(stored), compression, true)
+		content, err := encode.Verify(bytes.NewReader(stored), compression, encode.Hashed)
 		require.NoError(t, err)
 		require.Zero(t, content.Rows)
 	}
@@ -296,7 +301,7 @@ func TestBadOptions(t *testing.T) {
 			o.Compression, o.Level = compression, level
 			stored, object, err := run(t, audit(50), o, math.MaxInt)
 			require.NoError(t, err)
-			content, err := encode.Verify(bytes.NewReader(stored), compression, true)
+			content, err := encode.Verify(bytes.NewReader(stored), compression, encode.Hashed)
 			require.NoError(t, err)
 			require.Equal(t, object.RawSHA256, content.RawSHA256)
 		}

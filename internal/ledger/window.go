@@ -36,20 +36,22 @@ type OpenWindow struct {
 }
 
 // WindowTable is a table with the number of open batches below which its next window
-// is due.
+// can be due.
 type WindowTable struct {
 	TableName
 	Low int
 }
 
-// dueWindows are the runs r of tables t that want their next window. Failed batches are
-// open: a run whose batches all fail is not planned to its end.
+// dueWindows are the runs r of tables t that want their next window: few batches are open,
+// and one of the last window has ended, without which there is nothing to learn a size from.
+// Failed batches are open: a run whose batches all fail is not planned to its end.
 const dueWindows = `
 	FROM {s}.run r
 	JOIN {s}.archive_table t ON t.id = r.table_id
 	JOIN unnest($1::text[], $2::text[], $3::text[], $4::int[]) u(d, s, n, low) ON (t.database, t.schema, t.name) = (u.d, u.s, u.n)
 	WHERE r.more AND (SELECT count(*) FROM (
-		SELECT FROM {s}.batch b WHERE b.run_id = r.id AND b.state IN ('planned', 'verified', 'deleting') LIMIT u.low) o) < u.low`
+		SELECT FROM {s}.batch b WHERE b.run_id = r.id AND b.state IN ('planned', 'verified', 'deleting') LIMIT u.low) o) < u.low
+		AND EXISTS (SELECT FROM {s}.batch b WHERE b.run_id = r.id AND b.id >= r.window_from AND b.state NOT IN ('planned', 'verified', 'deleting'))`
 
 func windowArgs(tables []WindowTable) []any {
 	var database, schema, name []string

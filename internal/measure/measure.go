@@ -174,11 +174,10 @@ func (m *measurement) read(ctx context.Context, spool io.Writer, page source.Pag
 	_, err := m.db.Extract(ctx, source.ExtractRequest{
 		Table: c, Key: m.table.KeyColumns(), Range: page.Range, MaxRows: maxRows, Content: content, Timeout: m.options.Timeout,
 	}, func(t *source.Table) (io.Writer, error) {
-		columns, key := t.Encoding()
+		o := t.Encoding(content)
+		o.Compression, o.Level, o.MaxRawBytes = c.Compression, c.CompressionLevel, c.MaxBatchBytes
 		var err error
-		out, err = encode.NewWriter(spool, encode.Options{
-			Columns: columns, Key: key, Content: content, Compression: c.Compression, Level: c.CompressionLevel, MaxRawBytes: c.MaxBatchBytes,
-		})
+		out, err = encode.NewWriter(spool, o)
 		return out, err
 	}, func() int64 { return out.Rows() })
 	if out == nil {
@@ -211,11 +210,15 @@ func (m *measurement) store(ctx context.Context, n int, spool *os.File, object e
 		defer back.Close() //nolint:errcheck // every byte was read, or an error is returned
 		body = back
 	}
-	have, err := encode.Verify(body, c.Compression, c.Verify != config.VerifyReadback)
+	depth := encode.Decoded
+	if c.Verify == config.VerifyReadback {
+		depth = encode.Stored
+	}
+	have, err := encode.Verify(body, c.Compression, depth)
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
-	if have.StoredSHA256 != object.StoredSHA256 || (c.Verify != config.VerifyReadback && have.Rows != object.Rows) {
+	if have.StoredSHA256 != object.StoredSHA256 || (depth == encode.Decoded && (have.Rows != object.Rows || have.RawCRC64NVME != object.RawCRC64NVME)) {
 		return fmt.Errorf("verify: what was read back is not what was written: %d rows, want %d", have.Rows, object.Rows)
 	}
 	took.Verify = time.Since(began).Seconds()

@@ -77,15 +77,17 @@ func (t *Table) KeyColumns() []string {
 	return out
 }
 
-// Encoding tells package encode how the COPY of this table is to be read.
-func (t *Table) Encoding() (columns []encode.Column, key []int) {
+// Encoding tells package encode how the COPY of this table is to be read, with the
+// content hash of each row or without.
+func (t *Table) Encoding(content bool) encode.Options {
+	o := encode.Options{Row: t.rowColumns(content)}
 	for _, c := range t.Columns {
-		columns = append(columns, encode.Column{Name: c.Name, Type: c.encode, OmitNull: c.omitNull})
+		o.Columns = append(o.Columns, encode.Column{Name: c.Name, Type: c.encode, OmitNull: c.omitNull})
 	}
 	for _, k := range t.Key {
-		key = append(key, slices.IndexFunc(t.Columns, func(c Column) bool { return c.Name == k.Name }))
+		o.Key = append(o.Key, slices.IndexFunc(t.Columns, func(c Column) bool { return c.Name == k.Name }))
 	}
-	return columns, key
+	return o
 }
 
 // columnsSQL reads the columns and, for each type, what it is made of: its base

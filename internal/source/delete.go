@@ -2,7 +2,6 @@ package source
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -195,11 +194,12 @@ func (t *tx) guardedDelete(ctx context.Context, r DeleteRequest) (DeleteResult, 
 	if err := t.towardsRows(ctx, "; SET LOCAL lock_timeout = '"+rowLockTimeout+"'"); err != nil {
 		return DeleteResult{}, err
 	}
+	rowColumns := table.rowColumns(r.Content)
 	// min_retention is checked here once more, by the server's clock, whatever was
 	// planned, configured or typed.
 	gone, err := t.digestOf(ctx, "DELETE FROM "+table.name()+" WHERE "+where+
 		" AND "+table.timestamp()+" < "+age(r.Table, table.Key[0].Type, r.Table.MinRetention)+
-		" RETURNING "+identityList(r.Content), r.Content)
+		" RETURNING "+identityList(rowColumns), rowColumns)
 	if isLockTimeout(err) {
 		return DeleteResult{}, &rowLockedError{err}
 	}
@@ -264,31 +264,16 @@ func isLockTimeout(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "55P03"
 }
 
-// digestOf runs a statement whose rows are tableoid, ctid, xmin [, content hash]
-// and adds them up as they arrive.
-func (t *tx) digestOf(ctx context.Context, sql string, content bool) (digest.Digest, error) {
-	formats, widths := []int16{1, 1, 1, 1}, []int{4, 6, 4, 8} // binary; oid, tid, xid, int8
-	if !content {
-		formats, widths = formats[:3], widths[:3]
-	}
-	rows := t.conn.PgConn().ExecParams(ctx, t.conn.comment+sql, nil, nil, nil, formats)
+// digestOf runs a statement whose rows are named by columns, and adds them up as they
+// arrive.
+func (t *tx) digestOf(ctx context.Context, sql string, columns digest.Columns) (digest.Digest, error) {
+	rows := t.conn.PgConn().ExecParams(ctx, t.conn.comment+sql, nil, nil, nil, binaryFormat)
 	var d digest.Digest
 	for rows.NextRow() {
-		raw := rows.Values()
-		for i, w := range widths {
-			if len(raw) != len(widths) || len(raw[i]) != w {
-				_, _ = rows.Close()
-				return digest.Digest{}, errors.New("the server returned a row identity of an unknown shape")
-			}
-		}
-		row := digest.Row{
-			TableOID: binary.BigEndian.Uint32(raw[0]),
-			Block:    binary.BigEndian.Uint32(raw[1]),
-			Offset:   binary.BigEndian.Uint16(raw[1][4:]),
-			Xmin:     binary.BigEndian.Uint32(raw[2]),
-		}
-		if content {
-			row.Content = int64(binary.BigEndian.Uint64(raw[3]))
+		row, err := columns.Row(rows.Values())
+		if err != nil {
+			_, _ = rows.Close()
+			return digest.Digest{}, fmt.Errorf("read a row's identity: %w", err)
 		}
 		d.Add(row)
 	}
@@ -297,6 +282,9 @@ func (t *tx) digestOf(ctx context.Context, sql string, content bool) (digest.Dig
 	}
 	return d, nil
 }
+
+// binaryFormat asks for all columns of a result in their binary form.
+var binaryFormat = []int16{1}
 
 // walPosition is read after the commit, so it lies at or behind the delete. It is empty
 // when the connection is lost by now; WALPosition asks again over another.

@@ -49,9 +49,9 @@ func (e *KeyChangedError) Error() string {
 }
 
 // Extract streams the rows of a range, in key order, as binary COPY into the
-// writer that open returns once the columns are known. Row by row it is tableoid,
-// ctid, xmin, the content hash if asked for, and then the columns. The
-// transaction is read-only and has ended when Extract returns.
+// writer that open returns once the columns are known. Row by row it is what Table.Encoding
+// says: the columns that name the row version, and then the table's. The transaction is
+// read-only and has ended when Extract returns.
 //
 // In a view of the replica it wants r.Content, without which its rows could not be told
 // from others of a standby that has gone another way; Identity is the primary's.
@@ -154,10 +154,7 @@ func (t *tx) lockDefinition(ctx context.Context, c config.Table) error {
 
 // copySQL is the statement whose output package encode reads.
 func (t *Table) copySQL(where string, r ExtractRequest) string {
-	list := []string{"t.tableoid", "t.ctid", "t.xmin"}
-	if r.Content {
-		list = append(list, contentHash)
-	}
+	list := []string{identityList(t.rowColumns(r.Content))}
 	for _, c := range t.Columns {
 		list = append(list, c.expr)
 	}
@@ -232,13 +229,27 @@ func (d *DB) Middle(ctx context.Context, c config.Table, r keyrange.Range) (key 
 
 // rangeDigest reads the identities of all rows in a range.
 func (t *tx) rangeDigest(ctx context.Context, table *Table, where string, content bool) (digest.Digest, error) {
-	return t.digestOf(ctx, "SELECT "+identityList(content)+" FROM "+table.name()+" WHERE "+where, content)
+	columns := table.rowColumns(content)
+	return t.digestOf(ctx, "SELECT "+identityList(columns)+" FROM "+table.name()+" WHERE "+where, columns)
 }
 
-func identityList(content bool) string {
-	list := "t.tableoid, t.ctid, t.xmin"
-	if content {
-		list += ", " + contentHash
+// rowColumns are the columns that name a row version of the table: as few as will do, as
+// each costs about as much as one of the table's own.
+func (t *Table) rowColumns(content bool) digest.Columns {
+	if t.Kind == "p" {
+		return digest.Columns{Content: content}
 	}
-	return list
+	return digest.Columns{Table: t.OID, Content: content}
+}
+
+// identityList selects columns.
+func identityList(columns digest.Columns) string {
+	var list []string
+	for _, name := range columns.System() {
+		list = append(list, "t."+name)
+	}
+	if columns.Content {
+		list = append(list, contentHash)
+	}
+	return strings.Join(list, ", ")
 }

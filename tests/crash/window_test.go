@@ -24,15 +24,16 @@ func TestKillBetweenWindows(t *testing.T) {
 	adaptive := strings.Replace(string(yaml), "adaptive_batch: {enabled: false}", "adaptive_batch: {min_batch_size: 10, max_batch_size: 40}", 1)
 	require.NotEqual(t, string(yaml), adaptive)
 	require.NoError(t, os.WriteFile(s.file, []byte(adaptive), 0o600))
-	const rows = (jobs.FirstWindow + 40) * batchSize
+	first := jobs.FirstWindow(12) // what newSite configures
+	rows := (first + 40) * batchSize
 	s.fill(t, "audit_logs", rows)
 	s.run(t, "plan")
-	require.EqualValues(t, jobs.FirstWindow, s.control.Int(t, `SELECT count(*) FROM archiver.batch`))
+	require.EqualValues(t, first, s.control.Int(t, `SELECT count(*) FROM archiver.batch`))
 	for _, point := range windowPoints {
 		p := s.replica(t, at(point, "kill"))
 		p.wait(t, 2*time.Minute)
 		require.True(t, p.killed(), "%s: %v", point, p.surprise())
-		require.EqualValues(t, jobs.FirstWindow, s.control.Int(t, `SELECT count(*) FROM archiver.batch`))
+		require.EqualValues(t, first, s.control.Int(t, `SELECT count(*) FROM archiver.batch`))
 		s.oracle.check(t)
 	}
 	s.run(t, "work", "--drain")

@@ -51,7 +51,7 @@ func TestBatchSize(t *testing.T) {
 // planned in windows. Switched off, it is neither.
 func TestAdaptiveBatch(t *testing.T) {
 	t.Parallel()
-	for enabled, want := range map[bool]struct{ size, batches, enqueued int }{true: {5, 260, 16}, false: {10, 130, 130}} {
+	for enabled, want := range map[bool]struct{ size, batches, enqueued int }{true: {5, 260, 4}, false: {10, 130, 130}} {
 		t.Run(fmt.Sprint(enabled), func(t *testing.T) {
 			t.Parallel()
 			tr := newTrial(t, 30, fmt.Sprintf(", adaptive_batch: {enabled: %v, min_batch_size: 4, max_batch_size: 100, target_query_time: 1ms}", enabled))

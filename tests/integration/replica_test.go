@@ -279,6 +279,8 @@ func TestWindowsOnTheReplica(t *testing.T) {
 	}
 	plan.Pages = plan.Pages[:5]
 	require.NoError(t, plan.Enqueue(t.Context(), p.ledger, p.client(t)))
+	_, err = fleet.Cancel(t.Context(), p.ledger, p.client(t), 1) // one has to have ended
+	require.NoError(t, err)
 	var mu sync.Mutex
 	var primary, replica string
 	stop := p.windows(1, func(_ context.Context, point string) error {

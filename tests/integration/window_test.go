@@ -40,7 +40,7 @@ func newWindows(t *testing.T, rows int, options string) *trial {
 func planTrial(tr *trial, rows int, change func(*planner.Plan)) {
 	tr.t.Helper()
 	tr.fill(rows)
-	p, err := planner.Make(tr.t.Context(), tr.src, tr.ledger, tr.cfg.Databases[0].Tables[0], planner.Options{})
+	p, err := planner.Make(tr.t.Context(), tr.src, tr.ledger, tr.cfg.Databases[0].Tables[0], planner.Options{Concurrency: 8})
 	require.NoError(tr.t, err)
 	change(p)
 	require.NoError(tr.t, p.Enqueue(tr.t.Context(), tr.ledger, tr.client(tr.t)))
@@ -104,6 +104,10 @@ func TestWindowsGrow(t *testing.T) {
 	require.Empty(t, p.Pages, "planning twice adds nothing")
 	require.NoError(t, p.Enqueue(t.Context(), tr.ledger, tr.client(t)))
 	require.EqualValues(t, 1650, p.Open.UnplannedRows)
+
+	due, err := tr.ledger.WindowsDue(t.Context(), fleet.WindowTables(tr.cfg))
+	require.NoError(t, err)
+	require.Zero(t, due, "few batches are open, but none has told yet what its query took")
 
 	stop := tr.windows(1, nil)
 	tr.finish(nil) // which ends with the last window, and not before
