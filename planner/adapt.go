@@ -56,3 +56,17 @@ func firstSize(c config.Table, l ledger.Pace) int {
 	size := CurrentSize(c, l)
 	return nextSize(c, size, max(size, c.BatchSize), l)
 }
+
+// evenSize is the batch size of a run's last window: at most size, and small enough that
+// the rows make as many batches for one seat as for another. Otherwise a seat or two would
+// work on the last large batches while the others have nothing to do.
+func evenSize(c config.Table, size int, rows int64, seats int) int {
+	if rows == 0 {
+		return size
+	}
+	round := int64(max(seats, 1)) // batches that are worked on at a time
+	rounds := divideUp(rows, round*int64(size))
+	return min(size, max(int(divideUp(rows, rounds*round)), c.Adaptive.MinBatchSize))
+}
+
+func divideUp(n, by int64) int64 { return (n + by - 1) / by }

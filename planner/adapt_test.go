@@ -1,6 +1,7 @@
 package planner
 
 import (
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -95,5 +96,39 @@ func TestFirstSize(t *testing.T) {
 			t.Parallel()
 			require.Equal(t, c.want, firstSize(c.table, c.pace))
 		})
+	}
+}
+
+// TestEvenSize: the last window gives each seat as many batches, of at most the size that
+// was asked for, and with the rows of one batch too few at most.
+func TestEvenSize(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		size  int
+		rows  int64
+		seats int
+		want  int
+	}{
+		{40000, 0, 2, 40000},
+		{40000, 320000, 2, 40000},
+		{40000, 320000, 3, 35556}, // nine batches, not eight
+		{40000, 200000, 2, 33334}, // six, not five
+		{40000, 40000, 4, 10000},
+		{40000, 1, 4, 1000}, // min_batch_size
+		{500, 300, 4, 500},  // which is not made larger
+		{40000, 100000, 0, 33334},
+	} {
+		require.Equal(t, c.want, evenSize(adaptive(10000), c.size, c.rows, c.seats), "%+v", c)
+	}
+	for range 1000 {
+		size, rows, seats := 1000+rand.IntN(50000), 1+rand.Int64N(3_000_000), 1+rand.IntN(20)
+		even := evenSize(adaptive(10000), size, rows, seats)
+		require.LessOrEqual(t, even, size)
+		if even == 1000 {
+			continue
+		}
+		batches := divideUp(rows, int64(even))
+		require.LessOrEqual(t, batches, divideUp(divideUp(rows, int64(size)), int64(seats))*int64(seats), "no more rounds than before")
+		require.Less(t, divideUp(batches, int64(seats))*int64(seats)-batches, int64(2), "%d rows, size %d, %d seats: %d batches of %d", rows, size, seats, batches, even)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -109,6 +110,19 @@ func (w *Windows) planOne(ctx context.Context, d ledger.OpenWindow) {
 // errEnough ends a walk when the window is full.
 var errEnough = errors.New("the window is full")
 
+// fill makes the pages of a window anew, at most most of them.
+func (p *Plan) fill(ctx context.Context, from *source.DB, table *source.Table, size, most int) error {
+	p.Pages, p.Rows = nil, 0
+	return from.Walk(ctx, table, p.Open.PlannedTo, p.Cutoff.Value, size, func(page source.Page) error {
+		if len(p.Pages) == most {
+			return errEnough
+		}
+		p.Pages = append(p.Pages, page)
+		p.Rows += page.Rows
+		return nil
+	})
+}
+
 func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger) (err error) {
 	defer func() { // it must not take the batches of this process with it
 		if r := recover(); r != nil {
@@ -147,15 +161,11 @@ func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger
 	}
 	most := jobs.Window(database.Concurrency)
 	walk := func(from *source.DB) error {
-		p.Pages, p.Rows = nil, 0
-		return from.Walk(ctx, table, d.PlannedTo, d.CutoffValue, size, func(page source.Page) error {
-			if len(p.Pages) == most {
-				return errEnough
-			}
-			p.Pages = append(p.Pages, page)
-			p.Rows += page.Rows
-			return nil
-		})
+		err := p.fill(ctx, from, table, size, most)
+		if even := evenSize(c, size, p.Rows, database.Concurrency); err == nil && even < size {
+			err = p.fill(ctx, from, table, even, math.MaxInt) // the end is in sight
+		}
+		return err
 	}
 	// From the replica where it is fit, as the first window: see Plan.walk.
 	last, err := w.Ledger.LastDelete(ctx, d.TableID)
