@@ -206,5 +206,9 @@ func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger
 		fields = append(fields, zap.Float64("last_query_seconds", *d.Pace.LastQuery))
 	}
 	log.Info("next window planned", fields...)
+	// Seats may be free by now, and nobody else looks for up to a second.
+	if _, err := fleet.Refill(ctx, w.Ledger, []string{d.Name.Database}); err != nil {
+		log.Warn("free seats were not filled", zap.Error(err))
+	}
 	return nil
 }

@@ -298,7 +298,7 @@ func (w *Writer) flush() error {
 	w.serialize.pause()
 	hashing := time.Now()
 	w.raw.Write(w.buf) // a hash never fails
-	w.rawCRC.Write(w.buf)
+	_, _ = w.rawCRC.Write(w.buf)
 	w.serialize.exact += time.Since(hashing)
 	w.last = w.copyKey(w.last)
 	w.flushed += int64(len(w.buf))

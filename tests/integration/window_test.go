@@ -118,7 +118,7 @@ func TestWindowsGrow(t *testing.T) {
 	paces, err := tr.ledger.Paces(t.Context(), tr.ledger.Pool)
 	require.NoError(t, err)
 	pace := paces[ledger.TableName{Database: "main", Schema: "public", Name: "audit_logs"}]
-	require.EqualValues(t, 100, pace.BatchSize, "remembered for the next run")
+	require.Equal(t, 100, pace.BatchSize, "remembered for the next run")
 	require.NotNil(t, pace.LastQuery)
 }
 
@@ -182,6 +182,28 @@ func TestWindowsAfterDeath(t *testing.T) {
 	stop()
 	tr.whole(700)
 	require.Positive(t, begun.Load())
+}
+
+// TestWindowsFillSeats: who plans a window gives its batches the free seats at once. No
+// worker runs that could do so; there is only the word of one that it has seats.
+func TestWindowsFillSeats(t *testing.T) {
+	t.Parallel()
+	tr := newWindows(t, 300, "min_batch_size: 5, max_batch_size: 20, target_query_time: 1h")
+	idle := fleet.Worker{ID: "idle", Host: "host", PID: 1, Version: "test", Limits: fleet.Limits{Seats: map[string]int{"main": 8}, Databases: 1}}
+	_, err := fleet.Join(t.Context(), tr.ledger, idle, time.Hour)
+	require.NoError(t, err)
+	// Batches of the database were at work a moment ago.
+	_, err = tr.ledger.Pool.Exec(t.Context(), tr.ledger.SQL(`INSERT INTO {s}.database_turn (database, began, admitted) VALUES ('main', now(), now())`))
+	require.NoError(t, err)
+	for id := range int64(4) { // and not the fifth: the run is not given up
+		_, err := fleet.Cancel(t.Context(), tr.ledger, tr.client(t), id+1)
+		require.NoError(t, err)
+	}
+	available := func() int64 { return tr.count(`SELECT count(*) FROM {s}.river_job WHERE state = 'available'`) }
+	require.Zero(t, available())
+	stop := tr.windows(1, nil)
+	defer stop()
+	testkit.Eventually(t, 20*time.Second, func() bool { return available() == 8 }, "the free seats are given away")
 }
 
 // TestWindowsEnd: what operators do ends a run where it is planned to. The next plan
