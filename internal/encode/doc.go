@@ -4,7 +4,7 @@
 // It is pure: it knows neither database connections nor object storage. A Writer
 // takes the byte stream of
 //
-//	COPY (SELECT tableoid, ctid, xmin [, content hash], columns...) TO STDOUT (FORMAT binary)
+//	COPY (SELECT [tableoid,] ctid, xmin [, content hash], columns...) TO STDOUT (FORMAT binary)
 //
 // in pieces of any size and writes compressed JSONL to a spool. Verify and NewReader
 // read such objects back.
@@ -13,8 +13,8 @@
 //
 // A raw byte is a byte of JSONL, a stored byte is one after compression. A tuple is
 // one row in the COPY stream: a count and that many length-prefixed fields. The
-// leading fields (tableoid, ctid, xmin and, with the content guard, the row's hash)
-// name the row version; they go into the digest, never into the JSONL.
+// leading fields (digest.Columns) name the row version; they go into the digest, never
+// into the JSONL.
 //
 // # Invariants
 //
