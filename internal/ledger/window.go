@@ -43,15 +43,17 @@ type WindowTable struct {
 }
 
 // dueWindows are the runs r of tables t that want their next window: few batches are open,
-// and one of the last window has ended, without which there is nothing to learn a size from.
-// Failed batches are open: a run whose batches all fail is not planned to its end.
+// and one of the last window has ended, without which there is nothing to learn a size from,
+// or waits, for locked rows perhaps: those behind it need not. Failed batches are open: a
+// run whose batches all fail is not planned to its end.
 const dueWindows = `
 	FROM {s}.run r
 	JOIN {s}.archive_table t ON t.id = r.table_id
 	JOIN unnest($1::text[], $2::text[], $3::text[], $4::int[]) u(d, s, n, low) ON (t.database, t.schema, t.name) = (u.d, u.s, u.n)
 	WHERE r.more AND (SELECT count(*) FROM (
 		SELECT FROM {s}.batch b WHERE b.run_id = r.id AND b.state IN ('planned', 'verified', 'deleting') LIMIT u.low) o) < u.low
-		AND EXISTS (SELECT FROM {s}.batch b WHERE b.run_id = r.id AND b.id >= r.window_from AND b.state NOT IN ('planned', 'verified', 'deleting'))`
+		AND EXISTS (SELECT FROM {s}.batch b WHERE b.run_id = r.id AND b.id >= r.window_from
+			AND (b.state NOT IN ('planned', 'verified', 'deleting') OR b.waiting_for IS NOT NULL))`
 
 func windowArgs(tables []WindowTable) []any {
 	var database, schema, name []string

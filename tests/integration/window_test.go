@@ -105,9 +105,19 @@ func TestWindowsGrow(t *testing.T) {
 	require.NoError(t, p.Enqueue(t.Context(), tr.ledger, tr.client(t)))
 	require.EqualValues(t, 1650, p.Open.UnplannedRows)
 
-	due, err := tr.ledger.WindowsDue(t.Context(), fleet.WindowTables(tr.cfg))
-	require.NoError(t, err)
-	require.Zero(t, due, "few batches are open, but none has told yet what its query took")
+	due := func() int64 {
+		n, err := tr.ledger.WindowsDue(t.Context(), fleet.WindowTables(tr.cfg))
+		require.NoError(t, err)
+		return n
+	}
+	waits := func(reason any) {
+		_, err := tr.ledger.Pool.Exec(t.Context(), tr.ledger.SQL(`UPDATE {s}.batch SET waiting_for = $1 WHERE id = 5`), reason)
+		require.NoError(t, err)
+	}
+	require.Zero(t, due(), "few batches are open, but none has told yet what its query took")
+	waits("rows are locked")
+	require.EqualValues(t, 1, due(), "others can go on where one waits")
+	waits(nil)
 
 	stop := tr.windows(1, nil)
 	tr.finish(nil) // which ends with the last window, and not before
