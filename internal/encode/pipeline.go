@@ -15,7 +15,8 @@ import (
 const (
 	// blockBytes is how much JSONL goes to the compressor at a time, and blocks how many
 	// such buffers there are: one being filled, one being compressed, two to even out
-	// the difference between the stages. Memory per Writer is about their product: little enough to stay in a core's cache.
+	// the difference between the stages. Memory per Writer is about their product: little
+	// enough to stay in a core's cache.
 	blockBytes = 64 << 10
 	blocks     = 4
 
