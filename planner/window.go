@@ -207,7 +207,7 @@ func (w *Windows) plan(ctx context.Context, d ledger.OpenWindow, log *zap.Logger
 	}
 	log.Info("next window planned", fields...)
 	// Seats may be free by now, and nobody else looks for up to a second.
-	if _, err := fleet.Refill(ctx, w.Ledger, []string{d.Name.Database}); err != nil {
+	if _, err := fleet.Refill(ctx, w.Ledger, []string{d.Name.Database}); err != nil && ctx.Err() == nil {
 		log.Warn("free seats were not filled", zap.Error(err))
 	}
 	return nil

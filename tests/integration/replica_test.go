@@ -260,7 +260,10 @@ func TestReplicaAfterALostPosition(t *testing.T) {
 		}
 	})
 	for range 2 {
-		time.Sleep(time.Second) // the delay is in force
+		testkit.Eventually(t, 20*time.Second, func() bool {
+			return p.standby.Int(t, `SELECT (pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()
+				AND clock_timestamp() - pg_last_xact_replay_timestamp() > interval '400 ms')::int`) == 1
+		}, "the delay is in force")
 		plan, err := planner.Make(t.Context(), p.src, p.ledger, p.cfg.Databases[0].Tables[0], planner.Options{})
 		require.NoError(t, err)
 		require.Equal(t, source.ReadReplica, plan.ReadFrom)
