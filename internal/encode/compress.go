@@ -105,8 +105,7 @@ func NewReader(r io.Reader, compression string) (io.ReadCloser, error) {
 	return nil, fmt.Errorf("unknown compression %q", compression)
 }
 
-// gzipReader reads one member and then insists on the end of the input. It does not
-// embed the reader: io.Copy would find its WriteTo and pass this check by.
+// gzipReader reads one member and then insists on the end of the input.
 type gzipReader struct {
 	z  *gzip.Reader
 	in *bufio.Reader
@@ -118,6 +117,18 @@ func (g *gzipReader) Read(p []byte) (int, error) {
 	n, err := g.z.Read(p)
 	if errors.Is(err, io.EOF) {
 		err = atEOF(g.in)
+	}
+	return n, err
+}
+
+// WriteTo implements io.WriterTo: w is given the rows where they were decompressed, and
+// Read's copy of each is saved.
+func (g *gzipReader) WriteTo(w io.Writer) (int64, error) {
+	n, err := g.z.WriteTo(w)
+	if err == nil {
+		if err = atEOF(g.in); errors.Is(err, io.EOF) {
+			err = nil
+		}
 	}
 	return n, err
 }

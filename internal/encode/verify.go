@@ -90,7 +90,11 @@ func (m *meter) Read(p []byte) (int, error) {
 }
 
 // drain reads to the end and gives take each piece, none of them empty.
-func drain(r io.Reader, take func([]byte)) error {
+func drain(r io.Reader, take taker) error {
+	if whole, ok := r.(io.WriterTo); ok {
+		_, err := whole.WriteTo(take)
+		return err
+	}
 	buf := make([]byte, readAhead)
 	for {
 		n, err := r.Read(buf)
@@ -104,6 +108,16 @@ func drain(r io.Reader, take func([]byte)) error {
 			return err
 		}
 	}
+}
+
+// taker is a writer that cannot fail.
+type taker func([]byte)
+
+func (t taker) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		t(p)
+	}
+	return len(p), nil
 }
 
 func sum(h hash.Hash) (s [32]byte) {

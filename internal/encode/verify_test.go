@@ -2,6 +2,9 @@ package encode_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
 	"io"
 	"math"
 	"testing"
@@ -22,8 +25,13 @@ func TestDamage(t *testing.T) {
 			t.Parallel()
 			whole, object, err := run(t, audit(6), encode.Options{Columns: auditColumns(), Compression: compression}, math.MaxInt)
 			require.NoError(t, err)
+			rows, err := copied(whole, compression)
+			require.NoError(t, err)
+			require.Equal(t, object.RawSHA256, sha256.Sum256(rows))
 			for n := range len(whole) {
 				_, err := encode.Verify(bytes.NewReader(whole[:n]), compression, encode.Hashed)
+				require.ErrorIs(t, err, io.ErrUnexpectedEOF, "cut at %d", n)
+				_, err = copied(whole[:n], compression)
 				require.ErrorIs(t, err, io.ErrUnexpectedEOF, "cut at %d", n)
 
 				flipped := bytes.Clone(whole)
@@ -39,11 +47,8 @@ func TestDamage(t *testing.T) {
 				_, err := encode.Verify(bytes.NewReader(append(bytes.Clone(whole), tail...)), compression, encode.Hashed)
 				require.ErrorContains(t, err, "after the end of the compressed stream")
 
-				r, err := encode.NewReader(bytes.NewReader(append(bytes.Clone(whole), tail...)), compression)
-				require.NoError(t, err)
-				_, err = io.Copy(io.Discard, r)
+				_, err = copied(append(bytes.Clone(whole), tail...), compression)
 				require.ErrorContains(t, err, "after the end of the compressed stream")
-				require.NoError(t, r.Close())
 			}
 			_, err = encode.Verify(iotest.OneByteReader(bytes.NewReader(whole)), compression, encode.Hashed)
 			require.NoError(t, err)
@@ -53,6 +58,28 @@ func TestDamage(t *testing.T) {
 			require.ErrorIs(t, err, errNoSpace)
 		})
 	}
+}
+
+// copied reads an object piece by piece, and as io.Copy does where it can: both must find
+// the same.
+func copied(object []byte, compression string) (rows []byte, err error) {
+	for _, plain := range []bool{true, false} {
+		r, openErr := encode.NewReader(bytes.NewReader(object), compression)
+		if openErr != nil {
+			return nil, openErr
+		}
+		var from io.Reader = r
+		if plain {
+			from = struct{ io.Reader }{r}
+		}
+		var out bytes.Buffer
+		_, copyErr := io.Copy(&out, from)
+		if !plain && ((copyErr == nil) != (err == nil) || !bytes.Equal(out.Bytes(), rows)) {
+			return nil, fmt.Errorf("%d bytes and %w, or %d and %w", len(rows), err, out.Len(), copyErr)
+		}
+		rows, err = out.Bytes(), errors.Join(copyErr, r.Close())
+	}
+	return rows, err
 }
 
 func TestVerifyPlain(t *testing.T) {
