@@ -26,11 +26,13 @@ type Admission struct {
 // admission sets up a transaction that may make jobs available, which the trigger of
 // migration 0002 keeps everybody else from doing. Losing one in a crash is harmless, so
 // that it need not wait for the disk. The planner is told to walk indexes: it must never
-// sort a million batches to find the first three.
+// sort a million batches to find the first three. So told it finds the same plan whatever
+// the parameters, and is not to look for it again with each: that takes longer than the
+// statement.
 const (
 	beginAdmission = `BEGIN ISOLATION LEVEL READ COMMITTED`
 	admission      = `SELECT set_config(name, value, true) FROM (VALUES
-	('archiver.admission', 'on'), ('synchronous_commit', 'off'), ('lock_timeout', $1), ('jit', 'off'),
+	('archiver.admission', 'on'), ('synchronous_commit', 'off'), ('lock_timeout', $1), ('jit', 'off'), ('plan_cache_mode', 'force_generic_plan'),
 	('enable_seqscan', 'off'), ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'), ('enable_bitmapscan', 'off')) s(name, value)`
 )
 

@@ -99,7 +99,7 @@ const walkTime = time.Second
 // row that arrives late cannot end up in another month's folder.
 func (d *DB) Walk(ctx context.Context, table *Table, after []string, cutoff string, rows int, yield func(Page) error) error {
 	ctx = doing(ctx, "plan", table.Config)
-	w := walk{table: table, after: after, cutoff: cutoff, rows: rows}
+	w := walk{table: table, after: after, cutoff: cutoff, rows: rows, literals: map[string]string{}}
 	for !w.done {
 		err := d.inTx(ctx, readOnly, "; SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0", func(t *tx) error {
 			for start := time.Now(); !w.done && time.Since(start) < walkTime; {
@@ -121,12 +121,27 @@ func (d *DB) Walk(ctx context.Context, table *Table, after []string, cutoff stri
 }
 
 type walk struct {
-	table  *Table
-	after  []string
-	cutoff string
-	rows   int
-	folder *calendar // of the last page, while it may have more rows
-	done   bool
+	table    *Table
+	after    []string
+	cutoff   string
+	rows     int
+	folder   *calendar // of the last page, while it may have more rows
+	literals map[string]string
+	done     bool
+}
+
+// literal turns a timestamp that bounds many pages, the cutoff or the end of a folder,
+// into a typed literal, asking the server once.
+func (w *walk) literal(ctx context.Context, t *tx, value string) (string, error) {
+	if lit, ok := w.literals[value]; ok {
+		return lit, nil
+	}
+	lit, err := t.keyLiterals(ctx, w.table.Key[:1], []string{value})
+	if err != nil {
+		return "", err
+	}
+	w.literals[value] = lit[0]
+	return lit[0], nil
 }
 
 // next returns the next page, or nil at the end.
@@ -239,11 +254,11 @@ func (w *walk) where(ctx context.Context, t *tx, r keyrange.Range) (string, erro
 	if err != nil {
 		return "", err
 	}
-	lit, err := t.keyLiterals(ctx, w.table.Key[:1], []string{w.cutoff})
+	lit, err := w.literal(ctx, t, w.cutoff)
 	if err != nil {
 		return "", err
 	}
-	return where + " AND " + w.table.timestamp() + " < " + lit[0], nil
+	return where + " AND " + w.table.timestamp() + " < " + lit, nil
 }
 
 // page reads up to w.rows keys from r on and returns the range that they span.
@@ -254,11 +269,11 @@ func (w *walk) page(ctx context.Context, t *tx, r keyrange.Range) (*Page, error)
 	}
 	switch {
 	case w.folder.end != "":
-		lit, err := t.keyLiterals(ctx, w.table.Key[:1], []string{w.folder.end})
+		lit, err := w.literal(ctx, t, w.folder.end)
 		if err != nil {
 			return nil, err
 		}
-		where += " AND " + w.table.timestamp() + " < " + lit[0]
+		where += " AND " + w.table.timestamp() + " < " + lit
 	case w.folder.folder != "":
 		where += " AND NOT isfinite(" + w.table.timestamp() + ")"
 	}
