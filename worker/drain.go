@@ -15,9 +15,9 @@ import (
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
-// drainEvery is how often a drain looks at the queue, and drainShare how much longer it
-// waits than a look takes: counting a million jobs again and again would be work for the
-// control database of its own.
+// drainEvery is how often a drain looks at the queue for what others have done, and
+// drainShare how much longer it waits than a look takes: counting a million jobs again and
+// again would be work for the control database of its own.
 const (
 	drainEvery = 100 * time.Millisecond
 	drainShare = 20
@@ -138,12 +138,20 @@ func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patien
 			w.Log.Warn("drain ends: what is left only waits", zap.Int64("jobs", b.Left()), zap.Duration("without_progress", patience))
 			return nil
 		}
+		// While much is left no job of this process is the last one.
+		ended := w.jobDone
+		if err != nil || b.Left() > 1 || windows > 0 {
+			ended = nil
+		}
 		next := time.NewTimer(max(drainEvery, drainShare*time.Since(began)))
 		select {
 		case <-ctx.Done():
-			next.Stop()
-			return nil
+		case <-ended:
 		case <-next.C:
+		}
+		next.Stop()
+		if ctx.Err() != nil {
+			return nil
 		}
 	}
 }

@@ -148,29 +148,34 @@ func (w *Worker) recordEmpty(ctx context.Context, a *attempt) error {
 	return nil
 }
 
-// completeJob completes the River job in the ledger's transaction, if this
-// attempt still owns it. River itself does not check that: a job that was given
-// to another worker meanwhile must not be completed under it. The ledger's own
-// compare-and-set has decided about the batch already.
+// completeJob completes the attempt's job, see endJob.
 func (w *Worker) completeJob(ctx context.Context, tx pgx.Tx, a *attempt) error {
+	return endJob(ctx, w.Ledger, tx, a.job)
+}
+
+// endJob completes the River job in the ledger's transaction, if this attempt still
+// owns it. River itself does not check that: a job that was given to another worker
+// meanwhile must not be completed under it. The ledger's own compare-and-set has decided
+// about the batch already.
+func endJob[T river.JobArgs](ctx context.Context, l *ledger.Ledger, tx pgx.Tx, job *river.Job[T]) error {
 	var mine bool
-	err := tx.QueryRow(ctx, w.Ledger.SQL(`
+	err := tx.QueryRow(ctx, l.SQL(`
 		SELECT count(*) = 1 FROM (SELECT 1 FROM {s}.river_job WHERE id = $1 AND state = 'running' AND attempted_at = $2 FOR UPDATE) s`),
-		a.job.ID, a.job.AttemptedAt).Scan(&mine)
+		job.ID, job.AttemptedAt).Scan(&mine)
 	if err != nil {
 		return fmt.Errorf("look at the job: %w", err)
 	}
 	if !mine {
 		// It was given back to the queue, where it would wait for ever beside a batch that
 		// is finished; whoever runs it finds that out.
-		_, err := tx.Exec(ctx, w.Ledger.SQL(`
-			UPDATE {s}.river_job SET state = 'completed', finalized_at = now() WHERE id = $1 AND finalized_at IS NULL AND state <> 'running'`), a.job.ID)
+		_, err := tx.Exec(ctx, l.SQL(`
+			UPDATE {s}.river_job SET state = 'completed', finalized_at = now() WHERE id = $1 AND finalized_at IS NULL AND state <> 'running'`), job.ID)
 		if err != nil {
 			return fmt.Errorf("end the job: %w", err)
 		}
 		return nil
 	}
-	if _, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, a.job); err != nil {
+	if _, err := river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, job); err != nil {
 		return fmt.Errorf("complete the job: %w", err)
 	}
 	return nil

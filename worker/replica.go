@@ -68,7 +68,7 @@ func prepare(ctx context.Context, d Deps) (*Worker, *river.Client[pgx.Tx], *flee
 	if err := CheckSpool(d.Config.Worker.SpoolDir); err != nil {
 		return nil, nil, nil, err
 	}
-	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), vacuuming: newRunning(0), freed: make(chan string, 64), gate: &throttle.Gate{Now: d.Ledger.Now}}
+	w := &Worker{Deps: d, ledgerID: id, running: newRunning(d.Config.Worker.Concurrency), vacuuming: newRunning(0), freed: make(chan string, 64), jobDone: make(chan struct{}, 1), gate: &throttle.Gate{Now: d.Ledger.Now}}
 	pooled, err := behindPooler(ctx, d.Ledger.Pool)
 	if err != nil {
 		return nil, nil, nil, err

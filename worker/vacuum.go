@@ -102,6 +102,7 @@ func (v *vacuumWorker) NextRetry(job *river.Job[jobs.VacuumArgs]) time.Time {
 // Work implements river.Worker. It may be killed and run again at any point: a vacuum
 // that is run twice does no harm.
 func (v *vacuumWorker) Work(ctx context.Context, job *river.Job[jobs.VacuumArgs]) error {
+	defer v.jobEnded()
 	v.vacuuming.start(job.ID)
 	defer v.vacuuming.end(job.ID)
 	log := withJobLog(ctx, v.Log.With(zap.String("database", job.Args.Database), zap.String("table", job.Args.Table), zap.Int64("run_id", job.Args.RunID), zap.Int64("job_id", job.ID)))
@@ -180,7 +181,7 @@ func (v *vacuumWorker) vacuum(ctx context.Context, job *river.Job[jobs.VacuumArg
 	if report.Skipped > 0 {
 		note = fmt.Sprintf("%d partitions were skipped: the role may not vacuum them", report.Skipped)
 	}
-	if err := v.Ledger.EndVacuum(ctx, run.RunID, ledger.VacuumDone, note, "", &result); err != nil {
+	if err := v.end(ctx, job, ledger.VacuumDone, note, "", &result); err != nil {
 		return err
 	}
 	log.Info("vacuum done", zap.String("mode", result.Mode), zap.Float64("seconds", result.Seconds), zap.Int("relations", result.Relations),
@@ -191,9 +192,20 @@ func (v *vacuumWorker) vacuum(ctx context.Context, job *river.Job[jobs.VacuumArg
 	return nil
 }
 
+// end records what became of a vacuum and completes its job, in one transaction: a drain
+// that waits for the job need not wait until River has written it, too.
+func (v *vacuumWorker) end(ctx context.Context, job *river.Job[jobs.VacuumArgs], state ledger.VacuumState, note, hint string, result *ledger.VacuumResult) error {
+	return v.Ledger.InTx(ctx, func(tx pgx.Tx) error {
+		if err := v.Ledger.EndVacuum(ctx, tx, job.Args.RunID, state, note, hint, result); err != nil {
+			return err
+		}
+		return endJob(ctx, v.Ledger, tx, job)
+	})
+}
+
 // skip ends a vacuum that cannot, or need not, be done.
 func (v *vacuumWorker) skip(ctx context.Context, job *river.Job[jobs.VacuumArgs], log *zap.Logger, why, hint string) error {
-	if err := v.Ledger.EndVacuum(ctx, job.Args.RunID, ledger.VacuumSkipped, why, hint, nil); err != nil {
+	if err := v.end(ctx, job, ledger.VacuumSkipped, why, hint, nil); err != nil {
 		return err
 	}
 	log.Warn("vacuum skipped", zap.String("reason", why), zap.String("hint", hint))

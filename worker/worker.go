@@ -40,8 +40,9 @@ type Worker struct {
 	Deps
 	ledgerID    string
 	running     *running
-	vacuuming   *running    // vacuums, which take no hand of the process
-	freed       chan string // database of a batch that has ended: a seat may be free
+	vacuuming   *running      // vacuums, which take no hand of the process
+	freed       chan string   // database of a batch that has ended: a seat may be free
+	jobDone     chan struct{} // a batch or a vacuum has
 	gate        *throttle.Gate
 	preflighted sync.Map // table and fingerprint -> *source.Table, looked at by this process
 	replicas    sync.Map // table -> source.ReplicaTrouble that was last logged
@@ -60,11 +61,13 @@ func (w *Worker) NextRetry(job *river.Job[jobs.BatchArgs]) time.Time {
 
 // Work implements river.Worker.
 func (w *Worker) Work(ctx context.Context, job *river.Job[jobs.BatchArgs]) error {
+	defer w.jobEnded()
 	defer w.seatFreed(job.Args.Database)
 	w.running.start(job.ID)
 	defer w.running.end(job.ID)
 	a := &attempt{job: job, log: withJobLog(ctx, w.Log.With(zap.Int64("batch_id", job.Args.BatchID), zap.Int64("job_id", job.ID))), began: time.Now()}
-	ctx = source.WithBatch(ctx, job.Args.BatchID)
+	ctx, done := source.WithSession(source.WithBatch(ctx, job.Args.BatchID))
+	defer done()
 	w.startReport(ctx, a)
 	return w.outcome(ctx, a, w.try(ctx, a))
 }
@@ -74,6 +77,14 @@ func (w *Worker) seatFreed(database string) {
 	select {
 	case w.freed <- database:
 	default: // the next look finds it
+	}
+}
+
+// jobEnded has a drain look whether that was the last one.
+func (w *Worker) jobEnded() {
+	select {
+	case w.jobDone <- struct{}{}:
+	default: // it is said already
 	}
 }
 

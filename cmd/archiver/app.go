@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -140,20 +141,22 @@ func (a *app) openStore(ctx context.Context) error {
 }
 
 // close waits for connections in use, unless the app was abandoned: then the end
-// of the process closes them.
+// of the process closes them. All at a time: a server takes a moment to end a session.
 func (a *app) close() {
 	if a.abandoned {
 		return
 	}
+	var closing sync.WaitGroup
 	for _, db := range a.sources {
-		db.Close()
+		closing.Go(db.Close)
+	}
+	if a.control != nil {
+		closing.Go(a.control.Close)
 	}
 	if a.store != nil {
 		a.store.Close()
 	}
-	if a.control != nil {
-		a.control.Close()
-	}
+	closing.Wait()
 }
 
 // queue is a River client that only inserts and looks.

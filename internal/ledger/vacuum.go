@@ -185,15 +185,15 @@ func (l *Ledger) StartVacuum(ctx context.Context, runID int64) (Vacuum, error) {
 
 // NoteVacuum says how far a vacuum is (VacuumRunning), or what it waits for (VacuumQueued).
 func (l *Ledger) NoteVacuum(ctx context.Context, runID int64, state VacuumState, note, hint string) error {
-	return l.setVacuum(ctx, runID, state, note, hint, nil)
+	return l.setVacuum(ctx, l.Pool, runID, state, note, hint, nil)
 }
 
 // EndVacuum records what became of a vacuum. The first one to end it is right.
-func (l *Ledger) EndVacuum(ctx context.Context, runID int64, state VacuumState, note, hint string, result *VacuumResult) error {
-	return l.setVacuum(ctx, runID, state, note, hint, result)
+func (l *Ledger) EndVacuum(ctx context.Context, tx pgx.Tx, runID int64, state VacuumState, note, hint string, result *VacuumResult) error {
+	return l.setVacuum(ctx, tx, runID, state, note, hint, result)
 }
 
-func (l *Ledger) setVacuum(ctx context.Context, runID int64, state VacuumState, note, hint string, result *VacuumResult) error {
+func (l *Ledger) setVacuum(ctx context.Context, q execer, runID int64, state VacuumState, note, hint string, result *VacuumResult) error {
 	var text *string
 	if result != nil {
 		b, err := json.Marshal(result)
@@ -203,7 +203,7 @@ func (l *Ledger) setVacuum(ctx context.Context, runID int64, state VacuumState, 
 		s := string(b)
 		text = &s
 	}
-	_, err := l.Pool.Exec(ctx, l.SQL(`
+	_, err := q.Exec(ctx, l.SQL(`
 		UPDATE {s}.run SET vacuum = $2, vacuum_note = nullif($3, ''), vacuum_hint = nullif($4, ''), vacuum_result = $5::jsonb, vacuum_at = CASE WHEN $2 = 'running' THEN vacuum_at ELSE now() END
 		WHERE id = $1 AND vacuum IN ('queued', 'running')`), runID, state, note, hint, text)
 	if err != nil {

@@ -62,6 +62,7 @@ func openPool(ctx context.Context, url config.Secret, size int, session string, 
 	pc.ConnConfig.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		return pgproto3.NewFrontend(bufio.NewReaderSize(r, readBuffer), w)
 	}
+	pc.ConnConfig.OnNotice = passOn
 	if pc.ConnConfig.ConnectTimeout == 0 {
 		pc.ConnConfig.ConnectTimeout = patience
 	}
@@ -149,11 +150,11 @@ func (d *DB) inTx(ctx context.Context, mode, settings string, fn func(*tx) error
 }
 
 func (d *DB) transact(ctx context.Context, mode, settings string, fn func(*tx) error) error {
-	c, err := d.Pool.Acquire(ctx)
+	c, err := acquire(ctx, d.Pool)
 	if err != nil {
 		return fmt.Errorf("connect to database %s: %w", d.Name, err)
 	}
-	defer c.Release()
+	defer release(ctx, d.Pool, c)
 	t := &tx{conn: newConn(ctx, c.Conn())}
 	if d.view != nil {
 		// On this very connection, as the address may lead to another server each time;

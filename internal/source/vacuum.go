@@ -11,7 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
 )
@@ -77,6 +76,8 @@ const (
 	vacuumLockTimeout = 5 * time.Second
 	// vacuumLook is how often progress is read.
 	vacuumLook = 2 * time.Second
+	// cancelPatience is how long a server that was asked to stop gets to say that it has.
+	cancelPatience = 2 * time.Second
 )
 
 // vacuumLock is held while a vacuum is at work: two at once would take the disk from
@@ -92,8 +93,8 @@ const mayVacuum = `(pg_has_role(c.relowner, 'USAGE') OR pg_has_role((SELECT datd
 // work on the database, ErrVacuumLocked when the table is locked, and a *NotOwnerError
 // when the role may not vacuum it. When ctx ends, the server is told to stop.
 //
-// It uses two connections of its own besides the pool's: a vacuum may take hours, and
-// batches must not wait for it.
+// It uses two connections besides the pool's: a vacuum may take hours, and batches must
+// not wait for it.
 func (d *DB) Vacuum(ctx context.Context, r VacuumRequest) (*VacuumReport, error) {
 	ctx = aside(ctx, "vacuum "+r.Table.String())
 	// The lock is one of a transaction: one of the session would stay for ever behind a
@@ -165,7 +166,7 @@ func (d *DB) vacuum(ctx context.Context, r VacuumRequest) (*VacuumReport, error)
 // transaction, and reads its progress over the pool's.
 func (d *DB) runVacuum(ctx context.Context, r VacuumRequest, names []string, oids []uint32) error {
 	var skipped notices
-	conn, err := d.connectApart(ctx, skipped.add)
+	conn, err := d.takeApart(ctx, skipped.add)
 	if err != nil {
 		return err
 	}
@@ -179,7 +180,10 @@ func (d *DB) runVacuum(ctx context.Context, r VacuumRequest, names []string, oid
 	if r.Progress != nil {
 		watcher.Go(func() { d.watchVacuum(watch, oids, r.Progress) })
 	}
-	_, err = conn.Exec(ctx, commentOf(ctx)+"VACUUM ("+strings.Join(options, ", ")+") "+strings.Join(names, ", "), pgx.QueryExecModeSimpleProtocol)
+	err = cancelled(ctx, conn, func(ctx context.Context) error {
+		_, err := conn.Exec(ctx, commentOf(ctx)+"VACUUM ("+strings.Join(options, ", ")+") "+strings.Join(names, ", "), pgx.QueryExecModeSimpleProtocol)
+		return err
+	})
 	stop()
 	watcher.Wait()
 	switch {
@@ -331,23 +335,79 @@ func (d *DB) watchVacuum(ctx context.Context, oids []uint32, report func(VacuumP
 	}
 }
 
-// connectApart opens a connection to the primary that is none of the pool's. When a
-// context ends in the middle of a statement, the server is asked to cancel it, and is
-// given a moment to say so.
+// takeApart gives a vacuum a connection that is none of the pool's any more: one that was
+// idle there, if it can be had, and is called as connectApart calls it. Its session has
+// the server's buffers in its page tables since it read and deleted rows of this very
+// table; for a new one the system fills them page by page, which can take as long as the
+// vacuum itself.
+func (d *DB) takeApart(ctx context.Context, notice func(*pgconn.Notice)) (*pgx.Conn, error) {
+	if d.Pool.Stat().IdleConns() == 0 {
+		return d.connectApart(ctx, notice)
+	}
+	soon, cancel := context.WithTimeout(ctx, time.Second) // batches may have taken it meanwhile
+	defer cancel()
+	c, err := d.Pool.Acquire(soon)
+	if err != nil {
+		return d.connectApart(ctx, notice)
+	}
+	own, _ := c.Conn().PgConn().CustomData()[ownSession].(bool)
+	var plain bool
+	if !own || c.QueryRow(soon, plainSession).Scan(&plain) != nil || !plain {
+		c.Release()
+		return d.connectApart(ctx, notice)
+	}
+	conn := c.Hijack()
+	conn.PgConn().CustomData()[onNotice] = notice
+	if _, err := conn.Exec(ctx, `SELECT set_config('application_name', $1, false)`, vacuumSessionOf(conn.Config().RuntimeParams["application_name"])); err != nil {
+		closeApart(ctx, conn)
+		return nil, fmt.Errorf("name the vacuum's session on database %s: %w", d.Name, err)
+	}
+	return conn, nil
+}
+
+// plainSession says that a new session would have the settings of this one: nothing was
+// set for its role or database when it began, nor is now. A DBA who has just set
+// vacuum_cost_delay for the role means the next vacuum.
+const plainSession = `/* archiver vacuum */ SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_settings WHERE source IN ('database', 'user', 'database user'))
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting
+		WHERE setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+			AND setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = session_user)))`
+
+// connectApart opens a connection to the primary that is none of the pool's.
 func (d *DB) connectApart(ctx context.Context, notice func(*pgconn.Notice)) (*pgx.Conn, error) {
 	c := d.Pool.Config().ConnConfig.Copy()
 	c.RuntimeParams["application_name"] = vacuumSessionOf(c.RuntimeParams["application_name"])
-	if notice != nil {
-		c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notice(n) }
-	}
-	c.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
-	}
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("connect to database %s: %w", d.Name, err)
 	}
+	conn.PgConn().CustomData()[onNotice] = notice
 	return conn, nil
+}
+
+// onNotice is where a connection keeps who is told of its server's warnings.
+const onNotice = "archiver.on_notice"
+
+func passOn(c *pgconn.PgConn, n *pgconn.Notice) {
+	if tell, _ := c.CustomData()[onNotice].(func(*pgconn.Notice)); tell != nil {
+		tell(n)
+	}
+}
+
+// cancelled runs a statement, and asks the server to cancel it when ctx ends. The server
+// is given a moment to say so: without its answer the statement could still be at work.
+func cancelled(ctx context.Context, conn *pgx.Conn, run func(context.Context) error) error {
+	patient, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	stop := context.AfterFunc(ctx, func() {
+		asked, cancel := context.WithTimeout(patient, cancelPatience)
+		defer cancel()
+		_ = conn.PgConn().CancelRequest(asked)
+		<-asked.Done()
+		giveUp()
+	})
+	defer stop()
+	return run(patient)
 }
 
 // closeApart ends a connection, and with it its transaction, also when ctx has ended.
