@@ -69,10 +69,28 @@ func (s *Store) putParts(ctx context.Context, key string, body io.ReaderAt, b Bl
 	if err != nil {
 		return Object{}, fmt.Errorf("complete the multipart upload: %w", err)
 	}
-	return Object{
+	object := Object{
 		Key: key, VersionID: aws.ToString(done.VersionId), Size: b.Size,
 		CRC64NVME: decodeCRC(done.ChecksumCRC64NVME, done.ChecksumType),
-	}, nil
+	}
+	if object.CRC64NVME == nil {
+		return s.completed(ctx, object, b)
+	}
+	return object, nil
+}
+
+// completed looks at an object whose completion was answered without its checksum. A store
+// may say so of an upload that another writer of the key has cleared away, as Versity
+// Gateway 1.8 does: it takes the object that is there for the one that the upload made.
+func (s *Store) completed(ctx context.Context, object Object, b Blob) (Object, error) {
+	there, err := s.head(ctx, object.Key, object.VersionID)
+	if err != nil {
+		return Object{}, fmt.Errorf("look at the object that the parts have become: %w", err)
+	}
+	if there.Size != b.Size || there.CRC64NVME != nil && *there.CRC64NVME != b.CRC64NVME {
+		return Object{}, fmt.Errorf("%w: the parts were cleared away by another writer of the key", ErrDifferent)
+	}
+	return there, nil
 }
 
 // sendParts uploads all parts, partsInFlight at a time, and stops at the first

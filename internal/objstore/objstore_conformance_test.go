@@ -451,6 +451,39 @@ func TestConcurrentWritersOfOneKey(t *testing.T) {
 	}
 }
 
+// TestCompletedForAnother has a store say that parts were completed which another writer
+// of the key has cleared away: what is there is looked at.
+func TestCompletedForAnother(t *testing.T) {
+	t.Parallel()
+	const done = `<CompleteMultipartUploadResult><Key>k</Key><ETag>"0"</ETag></CompleteMultipartUploadResult>`
+	size := sizes["parts"]
+	for name, there := range map[string][]byte{"same content": noise(1, size), "another": noise(2, size), "shorter": noise(1, size-1), "nothing": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newConfig(t, false)
+			if there != nil {
+				put(t, open(t, c), "k", there)
+			}
+			c.Transport = inject(fault{on: "complete", times: always, do: func(r *http.Request, _ http.RoundTripper) (*http.Response, error) {
+				res, err := answerOK(r, nil)
+				res.Body = io.NopCloser(strings.NewReader(done))
+				return res, err
+			}})
+			content := noise(1, size)
+			object, err := open(t, c).Put(t.Context(), "k", bytes.NewReader(content), blobOf(content))
+			switch name {
+			case "same content":
+				require.NoError(t, err)
+				require.EqualValues(t, size, object.Size)
+			case "nothing":
+				require.True(t, IsNotFound(err), "%v", err)
+			default:
+				require.ErrorIs(t, err, ErrDifferent)
+			}
+		})
+	}
+}
+
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	for _, versioned := range []bool{false, true} {
