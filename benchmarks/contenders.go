@@ -196,7 +196,8 @@ func (b *bench) archive(ctx context.Context, binary string, args ...string) (pea
 	return peakMB, nil
 }
 
-// fromLedger sums what the batches took, whichever process ran them.
+// fromLedger sums what the batches took, whichever process ran them, and sets the vacuum,
+// which is part of the seconds so far, apart.
 func (b *bench) fromLedger(ctx context.Context, control string, r *result) error {
 	conn, err := pgx.Connect(ctx, b.pg.DSN(control))
 	if err != nil {
@@ -205,10 +206,12 @@ func (b *bench) fromLedger(ctx context.Context, control string, r *result) error
 	defer conn.Close(ctx) //nolint:errcheck // only read
 	var phases []byte
 	err = conn.QueryRow(ctx, `SELECT count(DISTINCT b.id), (SELECT sum(stored_bytes)::bigint FROM archiver.batch WHERE state = 'archived'), (SELECT sum(raw_bytes)::bigint FROM archiver.object WHERE state = 'committed'),
-		(SELECT json_object_agg(key, s) FROM (SELECT key, sum(value::float8) AS s FROM archiver.batch, jsonb_each_text(timings::jsonb) WHERE state = 'archived' GROUP BY key) p)
-		FROM archiver.batch b WHERE b.state = 'archived'`).Scan(&r.Batches, &r.Stored, &r.Raw, &phases)
+		(SELECT json_object_agg(key, s) FROM (SELECT key, sum(value::float8) AS s FROM archiver.batch, jsonb_each_text(timings::jsonb) WHERE state = 'archived' GROUP BY key) p),
+		(SELECT coalesce(sum((vacuum_result->>'seconds')::float8), 0) FROM archiver.run)
+		FROM archiver.batch b WHERE b.state = 'archived'`).Scan(&r.Batches, &r.Stored, &r.Raw, &phases, &r.Vacuum)
 	if err != nil {
 		return err
 	}
+	r.Seconds -= r.Vacuum
 	return json.Unmarshal(phases, &r.Phases)
 }

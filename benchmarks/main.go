@@ -220,8 +220,10 @@ func (b *bench) measure(ctx context.Context, c contender, db string) (r result, 
 	if err := b.empty(ctx, db); err != nil {
 		return r, err
 	}
-	if r.Vacuum, err = timed(func() error { return b.sql(ctx, db, "VACUUM (ANALYZE) audit_logs") }); err != nil {
-		return r, err
+	if r.Vacuum == 0 { // the archiver has done so itself
+		if r.Vacuum, err = timed(func() error { return b.sql(ctx, db, "VACUUM (ANALYZE) audit_logs") }); err != nil {
+			return r, err
+		}
 	}
 	after, err := b.account(ctx)
 	if err != nil {

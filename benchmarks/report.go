@@ -20,7 +20,7 @@ type result struct {
 	Key     string             `json:"key"`
 	Name    string             `json:"name"`
 	Seconds float64            `json:"seconds"`        // without the VACUUM below
-	Vacuum  float64            `json:"vacuum_seconds"` // of a VACUUM (ANALYZE) afterwards
+	Vacuum  float64            `json:"vacuum_seconds"` // of the VACUUM (ANALYZE) afterwards: the archiver's own, else ours
 	Phases  map[string]float64 `json:"phases"`         // seconds, summed over batches that overlap
 	Batches int64              `json:"batches,omitempty"`
 	PeakMB  float64            `json:"peak_rss_mb,omitempty"` // of one process
