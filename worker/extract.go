@@ -160,19 +160,20 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 		object, closeErr := out.Close()
 		s.object, err = object, errors.Join(err, closeErr)
 	}
+	elapsed := time.Since(began)
+	query := max(elapsed-s.object.Serialize, 0)
+	if query > slowQuery { // also one that was stopped for it
+		a.log.Warn("slow query", zap.Duration("query", query), zap.Int64("rows", rows.count()), zap.Error(err),
+			zap.String("hint", "see that an index starts with the timestamp column and ends with the key (archiver check), lower batch_size or adaptive_batch.target_query_time, vacuum the table, or read from a replica (read_replica)"))
+	}
 	if err != nil {
 		_ = f.Close()
 		return nil, err
 	}
-	elapsed := time.Since(began)
 	a.described = s.extracted.Table
 	a.timings.Serialize += s.object.Serialize.Seconds()
 	a.timings.Compress += s.object.Compress.Seconds()
-	a.timings.Query += max(elapsed-s.object.Serialize, 0).Seconds()
-	if query := max(elapsed-s.object.Serialize, 0); query > slowQuery {
-		a.log.Warn("slow query", zap.Duration("query", query), zap.Int64("rows", s.object.Rows),
-			zap.String("hint", "see that an index starts with the timestamp column and ends with the key (archiver check), lower batch_size or adaptive_batch.target_query_time, vacuum the table, or read from a replica (read_replica)"))
-	}
+	a.timings.Query += query.Seconds()
 	a.progress.holds(s.object.Rows, s.object.StoredBytes)
 	a.log.Debug("rows read", zap.Int64("rows", s.object.Rows), zap.Int64("bytes", s.object.RawBytes), zap.String("from", s.readFrom), zap.Duration("duration", elapsed),
 		zap.Duration("serialize", s.object.Serialize), zap.Duration("compress", s.object.Compress))
@@ -183,4 +184,9 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 // before the columns are known.
 type rowCounter struct{ *encode.Writer }
 
-func (r *rowCounter) count() int64 { return r.Rows() }
+func (r *rowCounter) count() int64 {
+	if r.Writer == nil {
+		return 0
+	}
+	return r.Rows()
+}

@@ -268,16 +268,31 @@ func TestWindowsEnd(t *testing.T) {
 	})
 }
 
-// TestSlowQueryWarns gives the advice for a query that takes longer than it should.
+// TestSlowQueryWarns gives the advice for a query that takes longer than it should,
+// whether or not it is given up in the end.
 func TestSlowQueryWarns(t *testing.T) {
 	t.Parallel()
 	tr := newTrial(t, 10, "")
 	warned := tr.watchLog()
-	tr.finish(changing("extract:copied", func(context.Context) { time.Sleep(5100 * time.Millisecond) })) // what is warned of takes 5 s
+	var failed atomic.Bool
+	tr.finish(func(_ context.Context, name string) error {
+		if name != "extract:copied" {
+			return nil
+		}
+		time.Sleep(5100 * time.Millisecond) // what is warned of takes 5 s
+		if !failed.Swap(true) {
+			return errHere
+		}
+		return nil
+	})
 	tr.archived(1)
-	require.Len(t, warned.FilterMessage("slow query").All(), 1)
-	hint := warned.FilterMessage("slow query").All()[0].ContextMap()["hint"]
-	for _, advice := range []string{"index", "batch_size", "read_replica"} {
-		require.Contains(t, hint, advice)
+	slow := warned.FilterMessage("slow query").All()
+	require.Len(t, slow, 2)
+	require.Contains(t, slow[0].ContextMap()["error"], errHere.Error())
+	require.NotContains(t, slow[1].ContextMap(), "error")
+	for _, entry := range slow {
+		for _, advice := range []string{"index", "batch_size", "read_replica"} {
+			require.Contains(t, entry.ContextMap()["hint"], advice)
+		}
 	}
 }
