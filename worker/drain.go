@@ -146,12 +146,11 @@ func (w *Worker) drain(ctx context.Context, client *river.Client[pgx.Tx], patien
 		next := time.NewTimer(max(drainEvery, drainShare*time.Since(began)))
 		select {
 		case <-ctx.Done():
-		case <-ended:
-		case <-next.C:
-		}
-		next.Stop()
-		if ctx.Err() != nil {
+			next.Stop()
 			return nil
+		case <-ended:
+			next.Stop()
+		case <-next.C:
 		}
 	}
 }

@@ -19,8 +19,8 @@ const keepFor = 500 * time.Millisecond
 // other the system has to put them there first, page by page, and a delete takes half as
 // long again. done gives the connection back.
 //
-// No transaction is open meanwhile, and nobody waits for a connection that is kept: it is
-// not, where the pool has no other to give.
+// No transaction is open meanwhile. A connection is not kept where the pool has no other
+// to give; if the others go meanwhile, who needs one waits for half a second at most.
 func WithSession(ctx context.Context) (_ context.Context, done func()) {
 	s := &session{}
 	return context.WithValue(ctx, sessionKey{}, s), func() { s.close() }
@@ -69,7 +69,10 @@ func (s *session) take(pool *pgxpool.Pool) *pgxpool.Conn {
 func (s *session) keep(pool *pgxpool.Pool, c *pgxpool.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.kept != nil || c.Conn().IsClosed() || pool.Stat().AcquiredConns() >= pool.Stat().MaxConns() {
+	if conn := c.Conn().PgConn(); s.closed || s.kept != nil || conn.IsClosed() || conn.IsBusy() || conn.TxStatus() != 'I' {
+		return false // the pool knows what to do with it
+	}
+	if stat := pool.Stat(); stat.AcquiredConns() >= stat.MaxConns() {
 		return false
 	}
 	s.kept, s.pool = c, pool
