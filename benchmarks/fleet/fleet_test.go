@@ -20,7 +20,9 @@ func TestMain(m *testing.M) {
 // TestMeasuresATinyFleet runs the whole harness, with a replica that is a process.
 func TestMeasuresATinyFleet(t *testing.T) {
 	t.Parallel()
-	o := options{databases: 2, tables: 2, backlog: 400, replicas: 1, seats: 2, hands: 4, window: time.Second, warmUp: 500 * time.Millisecond, calls: 2, idle: true, work: true}
+	// A session tells the server's statistics of its transactions once a second: a window of
+	// a second can miss them all.
+	o := options{databases: 2, tables: 2, backlog: 400, replicas: 1, seats: 2, hands: 4, window: 3 * time.Second, warmUp: 500 * time.Millisecond, calls: 2, idle: true, work: true}
 	r, err := run(t.Context(), o)
 	require.NoError(t, err)
 	require.Len(t, r.Enqueue, 1)
