@@ -193,14 +193,21 @@ func (v *vacuumWorker) vacuum(ctx context.Context, job *river.Job[jobs.VacuumArg
 }
 
 // end records what became of a vacuum and completes its job, in one transaction: a drain
-// that waits for the job need not wait until River has written it, too.
+// that waits for the job need not wait until River has written it, too. Where the job cannot
+// be completed, as when a forgotten session has it locked, the result is recorded without:
+// the vacuum is not run again for that.
 func (v *vacuumWorker) end(ctx context.Context, job *river.Job[jobs.VacuumArgs], state ledger.VacuumState, note, hint string, result *ledger.VacuumResult) error {
-	return v.Ledger.InTx(ctx, func(tx pgx.Tx) error {
-		if err := v.Ledger.EndVacuum(ctx, tx, job.Args.RunID, state, note, hint, result); err != nil {
+	record := func(tx pgx.Tx) error { return v.Ledger.EndVacuum(ctx, tx, job.Args.RunID, state, note, hint, result) }
+	err := v.Ledger.InTx(ctx, func(tx pgx.Tx) error {
+		if err := record(tx); err != nil {
 			return err
 		}
 		return endJob(ctx, v.Ledger, tx, job)
 	})
+	if err == nil {
+		return nil
+	}
+	return v.Ledger.InTx(ctx, record) // River completes the job, now or with the next attempt
 }
 
 // skip ends a vacuum that cannot, or need not, be done.

@@ -19,8 +19,9 @@ const keepFor = 500 * time.Millisecond
 // other the system has to put them there first, page by page, and a delete takes half as
 // long again. done gives the connection back.
 //
-// No transaction is open meanwhile. A connection is not kept where the pool has no other
-// to give; if the others go meanwhile, who needs one waits for half a second at most.
+// No transaction is open meanwhile, and nobody waits longer for it: a connection is not kept
+// where the pool has no other to give, and is given to the pool first where it has none by
+// the time that it is wanted again.
 func WithSession(ctx context.Context) (_ context.Context, done func()) {
 	s := &session{}
 	return context.WithValue(ctx, sessionKey{}, s), func() { s.close() }
@@ -63,7 +64,17 @@ func (s *session) take(pool *pgxpool.Pool) *pgxpool.Conn {
 	}
 	c := s.kept
 	s.forget()
+	if exhausted(pool) { // somebody may wait, and is served first
+		c.Release()
+		return nil
+	}
 	return c
+}
+
+// exhausted says that the pool has no connection to give, and may open none.
+func exhausted(pool *pgxpool.Pool) bool {
+	stat := pool.Stat()
+	return stat.TotalConns()-stat.IdleConns() >= stat.MaxConns()
 }
 
 func (s *session) keep(pool *pgxpool.Pool, c *pgxpool.Conn) bool {
@@ -72,7 +83,7 @@ func (s *session) keep(pool *pgxpool.Pool, c *pgxpool.Conn) bool {
 	if conn := c.Conn().PgConn(); s.closed || s.kept != nil || conn.IsClosed() || conn.IsBusy() || conn.TxStatus() != 'I' {
 		return false // the pool knows what to do with it
 	}
-	if stat := pool.Stat(); stat.AcquiredConns() >= stat.MaxConns() {
+	if exhausted(pool) {
 		return false
 	}
 	s.kept, s.pool = c, pool
@@ -84,6 +95,10 @@ func (s *session) keep(pool *pgxpool.Pool, c *pgxpool.Conn) bool {
 func (s *session) giveBack() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.release()
+}
+
+func (s *session) release() {
 	if s.kept != nil {
 		s.kept.Release()
 		s.forget()
@@ -96,8 +111,8 @@ func (s *session) forget() {
 }
 
 func (s *session) close() {
-	s.giveBack()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
+	s.release()
 }

@@ -368,7 +368,7 @@ func (d *DB) takeApart(ctx context.Context, notice func(*pgconn.Notice)) (*pgx.C
 // plainSession says that a new session would have the settings of this one: nothing was
 // set for its role or database when it began, nor is now. A DBA who has just set
 // vacuum_cost_delay for the role means the next vacuum.
-const plainSession = `/* archiver vacuum */ SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_settings WHERE source IN ('database', 'user', 'database user'))
+const plainSession = `/* archiver vacuum */ SELECT NOT EXISTS (SELECT FROM pg_catalog.pg_settings WHERE source IN ('global', 'database', 'user', 'database user'))
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting
 		WHERE setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
 			AND setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = session_user)))`
