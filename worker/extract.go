@@ -88,6 +88,10 @@ func (w *Worker) extract(ctx context.Context, a *attempt) (*spool, error) {
 			return nil, err
 		}
 		s, err := w.read(ctx, a, from, maxRows)
+		var braked *brakedError
+		if errors.As(err, &braked) {
+			return nil, w.letGo(ctx, a, from, braked)
+		}
 		var tooLarge *encode.TooLargeError
 		if errors.As(err, &tooLarge) && tooLarge.Rows < maxRows {
 			maxRows = tooLarge.Rows // read again, only what fits
@@ -145,7 +149,10 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 	}
 	var out *encode.Writer
 	var rows rowCounter
-	s.extracted, err = from.Extract(ctx, source.ExtractRequest{
+	copying := began // but for the time until it begins
+	braked, stop := w.underBrake(ctx, a)
+	defer stop()
+	s.extracted, err = from.Extract(braked, source.ExtractRequest{
 		Table: a.table, Key: a.batch.KeyColumns, Range: a.batch.Range, MaxRows: maxRows,
 		Content: s.content, Timeout: w.Config.Worker.BatchTimeout,
 	}, func(t *source.Table) (io.Writer, error) {
@@ -154,7 +161,8 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 		var err error
 		out, err = encode.NewWriter(spoolWriter{a.progress.counted(f), w.spoolDir()}, o)
 		rows.Writer = out
-		return failpoint.Writer(ctx, "extract:row", out), err
+		copying = time.Now()
+		return failpoint.Writer(braked, "extract:row", out), err
 	}, rows.count)
 	if out != nil {
 		object, closeErr := out.Close()
@@ -162,13 +170,15 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 	}
 	elapsed := time.Since(began)
 	query := max(elapsed-s.object.Serialize, 0)
-	if query > slowQuery { // also one that was stopped for it
-		a.log.Warn("slow query", zap.Duration("query", query), zap.Int64("rows", rows.count()), zap.Error(err),
+	// Also one that was given up in the end. A connection or a lock that was waited for is
+	// no slow query, and the advice would lead astray.
+	if slow := time.Since(copying) - s.object.Serialize; out != nil && slow > slowQuery {
+		a.log.Warn("slow query", zap.Duration("query", slow), zap.Int64("rows", rows.count()), zap.Error(err),
 			zap.String("hint", "see that an index starts with the timestamp column and ends with the key (archiver check), lower batch_size or adaptive_batch.target_query_time, vacuum the table, or read from a replica (read_replica)"))
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, err
+		return nil, brakedBy(braked, err, rows.count())
 	}
 	a.described = s.extracted.Table
 	a.timings.Serialize += s.object.Serialize.Seconds()

@@ -18,8 +18,11 @@ const (
 	// otherRowsWait is the same for a replica that holds other rows than the primary:
 	// somebody has to rebuild it.
 	otherRowsWait = time.Minute
-	// smallestShare of a batch is read from a replica that keeps cancelling the read.
-	smallestShare = 16
+	// A replica that cancels a read is asked for half as many rows, and again for half of
+	// these, down to such a share of the batch. Where the primary may be read it is asked
+	// once more only: each try can cost it max_standby_streaming_delay.
+	smallestShare       = 16
+	smallestBeforeOther = 2
 )
 
 // reader is the server that the batch's rows are read from now. A replica is compared
@@ -54,22 +57,27 @@ func waitForReplica(not *source.ReplicaError) error {
 	return wait
 }
 
-// passOver says how to go on after a read that failed: on the primary if the table may,
-// else on the replica with fewer rows if that can help. Any other error it returns.
+// passOver says how to go on after a read that failed: on the replica with fewer rows if
+// that can help, else on the primary if the table may. Any other error it returns.
 func (w *Worker) passOver(a *attempt, err error, maxRows int64) (int64, error) {
 	var not *source.ReplicaError
 	if !errors.As(err, &not) {
 		return 0, err
 	}
 	w.replicaNews(a, not)
-	if a.table.ReplicaFallback == config.ReplicaFallbackPrimary {
-		a.onPrimary = true
-		return maxRows, nil
+	fallsBack := a.table.ReplicaFallback == config.ReplicaFallbackPrimary
+	share := int64(smallestShare)
+	if fallsBack {
+		share = smallestBeforeOther
 	}
 	planned := max(a.batch.RowsPlanned, 1)
-	if rows := min(maxRows, planned) / 2; not.Trouble == source.ReplicaConflict && rows >= max(planned/smallestShare, 1) {
+	if rows := min(maxRows, planned) / 2; not.Trouble == source.ReplicaConflict && rows >= max(planned/share, 1) {
 		a.log.Info("the read replica cancelled the read; fewer rows are read", zap.Int64("rows", rows), zap.Error(not))
 		return rows, nil
+	}
+	if fallsBack {
+		a.onPrimary = true
+		return maxRows, nil
 	}
 	return 0, waitForReplica(not)
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/fleet"
 	"github.com/audit-table-archiver/archiver/internal/ledger"
 	"github.com/audit-table-archiver/archiver/internal/objstore"
+	"github.com/audit-table-archiver/archiver/internal/source"
 	"github.com/audit-table-archiver/archiver/internal/throttle"
 )
 
@@ -63,6 +65,82 @@ func (w *Worker) hold(ctx context.Context, a *attempt, wait *throttle.Wait) erro
 		return err
 	}
 	return &waitError{kind: WaitThrottle, reason: wait.Reason, after: wait.After}
+}
+
+// How often a read that goes on asks whether its table still may, and how long the answer
+// may take: longer where the pool has no second connection, which is no reason to stop.
+const (
+	brakeEvery    = 2 * time.Second
+	brakePatience = 2 * time.Second
+)
+
+// brakedError says that the throttle has stopped a read half way.
+type brakedError struct {
+	wait *throttle.Wait
+	rows int64 // that were read by then
+}
+
+func (e *brakedError) Error() string {
+	return fmt.Sprintf("the read was given up after %d rows: %s", e.rows, e.wait.Reason)
+}
+
+// underBrake returns a context for a read, which ends when the table may not go on. The
+// read is given up and not held up: a transaction that pauses keeps vacuum from all that
+// was deleted since it began, in all tables.
+func (w *Worker) underBrake(ctx context.Context, a *attempt) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if !a.table.Throttle.Any() {
+		return ctx, func() { cancel(nil) }
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(brakeEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			asking, end := context.WithTimeout(ctx, brakePatience)
+			wait, err := w.gate.Check(asking, a.table, a.db)
+			end()
+			if err == nil && wait != nil {
+				cancel(&brakedError{wait: wait})
+				return
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil); <-done }
+}
+
+// brakedBy is the brakedError that ended a read under a brake, or else the read's own.
+func brakedBy(ctx context.Context, err error, rows int64) error {
+	var braked *brakedError
+	if !errors.As(context.Cause(ctx), &braked) {
+		return err
+	}
+	return &brakedError{wait: braked.wait, rows: rows}
+}
+
+// letGo has the batch wait whose read was stopped. What was read is read again; so that
+// this ends before anybody is asked again, the batch becomes half of that, and the rest a
+// batch of its own.
+func (w *Worker) letGo(ctx context.Context, a *attempt, from *source.DB, braked *brakedError) error {
+	a.log.Info("read given up", zap.Int64("rows", braked.rows), zap.String("reason", braked.wait.Reason))
+	if half := braked.rows / 2; half > 0 {
+		cut, err := from.KeyAt(ctx, a.table, a.batch.Range, half)
+		switch {
+		case err != nil: // then all of it is tried again
+			a.log.Warn("the batch was not split", zap.Error(err))
+		case cut != nil:
+			if err := w.split(ctx, a, cut, half, max(a.batch.RowsPlanned-half, 1)); err != nil {
+				return err
+			}
+		}
+	}
+	return w.hold(ctx, a, braked.wait)
 }
 
 // pay takes the batch's rows out of what its table may archive a second. Every attempt

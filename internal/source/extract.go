@@ -203,16 +203,7 @@ func (t *tx) cut(ctx context.Context, table *Table, where string, n int64) ([]st
 // Middle returns the key of the row in the middle of a range, to bisect it; nil
 // if it holds fewer than two rows.
 func (d *DB) Middle(ctx context.Context, c config.Table, r keyrange.Range) (key []string, below, above int64, err error) {
-	ctx = doing(ctx, "bisect", c)
-	err = d.inTx(ctx, readOnly, "; SET LOCAL enable_seqscan = off", func(t *tx) error {
-		table, err := t.describe(ctx, c)
-		if err != nil {
-			return err
-		}
-		where, err := t.predicate(ctx, table, r)
-		if err != nil {
-			return err
-		}
+	err = d.inRange(ctx, c, r, func(ctx context.Context, t *tx, table *Table, where string) (err error) {
 		var n int64
 		if err := t.conn.QueryRow(ctx, `SELECT count(*) FROM `+table.name()+` WHERE `+where).Scan(&n); err != nil || n < 2 {
 			return err
@@ -225,6 +216,35 @@ func (d *DB) Middle(ctx context.Context, c config.Table, r keyrange.Range) (key 
 		return nil, 0, 0, fmt.Errorf("bisect the batch: %w", err)
 	}
 	return key, below, above, nil
+}
+
+// KeyAt returns the key of row number n of a range, from 1, if there is a row after it; nil
+// otherwise. It reads the n rows' index entries.
+func (d *DB) KeyAt(ctx context.Context, c config.Table, r keyrange.Range, n int64) (key []string, err error) {
+	err = d.inRange(ctx, c, r, func(ctx context.Context, t *tx, table *Table, where string) (err error) {
+		key, err = t.cut(ctx, table, where, n)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find row %d of the batch: %w", n, err)
+	}
+	return key, nil
+}
+
+// inRange runs fn in a transaction in which rows are looked for by the index.
+func (d *DB) inRange(ctx context.Context, c config.Table, r keyrange.Range, fn func(ctx context.Context, t *tx, table *Table, where string) error) error {
+	ctx = doing(ctx, "bisect", c)
+	return d.inTx(ctx, readOnly, "; SET LOCAL enable_seqscan = off", func(t *tx) error {
+		table, err := t.describe(ctx, c)
+		if err != nil {
+			return err
+		}
+		where, err := t.predicate(ctx, table, r)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, t, table, where)
+	})
 }
 
 // rangeDigest reads the identities of all rows in a range.
