@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/failpoint"
 	"github.com/audit-table-archiver/archiver/internal/keyrange"
 )
 
@@ -108,6 +109,9 @@ func (d *DB) Walk(ctx context.Context, table *Table, after []string, cutoff stri
 					return err
 				}
 				if err := yield(*page); err != nil {
+					return err
+				}
+				if err := failpoint.Hit(ctx, "walk:page"); err != nil {
 					return err
 				}
 			}

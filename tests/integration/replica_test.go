@@ -442,6 +442,39 @@ func TestRecoveryConflict(t *testing.T) {
 	}
 }
 
+// TestRecoveryConflictWhilePlanning: a walk of the keys that the replica cancels goes on
+// behind its last page, there or on the primary, and no row is in two ranges or in none.
+func TestRecoveryConflictWhilePlanning(t *testing.T) {
+	t.Parallel()
+	for keys, server := range map[string]string{fallBack: source.Primary, waits: source.ReadReplica} {
+		t.Run(server, func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t, 50, map[string]string{"max_standby_streaming_delay": "0", "autovacuum": "off"}, keys)
+			p.db.Exec(t, `INSERT INTO audit_logs SELECT 1000 + i, now(), 'of today', NULL FROM generate_series(1, 100) i`)
+			p.db.Exec(t, `VACUUM audit_logs`)
+			p.caughtUp()
+			ctx := failpoint.With(t.Context(), changing("walk:page", func(ctx context.Context) {
+				p.sql(ctx, `DELETE FROM audit_logs WHERE actor = 'of today'`)
+				p.sql(ctx, `VACUUM audit_logs`)
+				p.caughtUp() // past the walk, which was cancelled for that
+			}))
+			plan, err := planner.Make(ctx, p.src, p.ledger, p.cfg.Databases[0].Tables[0], planner.Options{})
+			require.NoError(t, err)
+			require.Equal(t, server, plan.ReadFrom)
+			require.EqualValues(t, 50, plan.Rows)
+			require.Len(t, plan.Pages, 5)
+			if server == source.Primary {
+				require.Equal(t, source.ReplicaConflict, plan.PassedOver.Trouble)
+			}
+			require.NoError(t, plan.Enqueue(t.Context(), p.ledger, p.client(t)))
+			p.finish(nil)
+			p.archived(5)
+			require.Zero(t, p.rowsLeft())
+			p.exactlyOnce()
+		})
+	}
+}
+
 // atReads makes a handler that does something in the middle of each of the first n reads.
 func atReads(n int, do func(ctx context.Context)) failpoint.Handler {
 	var reads atomic.Int64
