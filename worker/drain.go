@@ -15,7 +15,8 @@ import (
 	"github.com/audit-table-archiver/archiver/jobs"
 )
 
-// drainEvery is how often a drain looks at the queue for what others have done, and
+// drainEvery is how often a drain looks at the queue while more than one job is left; for
+// the last one it looks when that ends, if it is this process's own. And
 // drainShare how much longer it waits than a look takes: counting a million jobs again and
 // again would be work for the control database of its own.
 const (

@@ -80,7 +80,7 @@ func (w *Worker) seatFreed(database string) {
 	}
 }
 
-// jobEnded has a drain look whether that was the last one.
+// jobEnded, of a batch or a vacuum, has a drain look whether that was the last one.
 func (w *Worker) jobEnded() {
 	select {
 	case w.jobDone <- struct{}{}:

@@ -301,3 +301,34 @@ func TestSlowQueryWarns(t *testing.T) {
 		}
 	}
 }
+
+// TestThrottledBeforeTheSecondRead: rows that changed under a batch are to be read again,
+// and by then the table may not go on. They are not read before it may.
+func TestThrottledBeforeTheSecondRead(t *testing.T) {
+	t.Parallel()
+	tr := newTrial(t, 10, `, throttle: {query: "SELECT EXISTS (SELECT FROM public.busy)"}`)
+	tr.db.Exec(t, `CREATE TABLE busy (id int)`)
+	var reads atomic.Int64
+	var changed, braked atomic.Bool
+	wait := tr.start(func(ctx context.Context, point string) error {
+		switch {
+		case point == "extract:locked":
+			reads.Add(1)
+		case point == "verify:recorded" && !changed.Swap(true):
+			tr.both(ctx, `UPDATE %s SET actor = 'changed' WHERE id = 3`)
+		case point == "delete:begun" && !braked.Swap(true):
+			tr.sql(ctx, `INSERT INTO busy VALUES (1)`)
+			time.Sleep(1100 * time.Millisecond) // until the answer before the delete is too old
+		}
+		return nil
+	})
+	tr.awaitWaiting("throttle: the query says t (query)")
+	require.EqualValues(t, 1, reads.Load())
+	require.EqualValues(t, 1, tr.count(`SELECT count(*) FROM {s}.batch WHERE state = 'planned'`))
+	require.EqualValues(t, 10, tr.rowsLeft())
+	tr.db.Exec(t, `DELETE FROM busy`)
+	wait()
+	tr.archived(1)
+	require.EqualValues(t, 2, reads.Load())
+	require.Zero(t, tr.attemptsSpent())
+}
