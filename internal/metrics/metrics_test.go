@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.yaml.in/yaml/v3"
@@ -180,6 +181,35 @@ func TestAlerts(t *testing.T) {
 	dir := filepath.Join(testkit.ModuleRoot(t), "deploy/prometheus")
 	promtool(t, "check", "rules", filepath.Join(dir, "alerts.yaml"))
 	promtool(t, "test", "rules", filepath.Join(dir, "alerts_test.yaml"))
+}
+
+// TestEachAlertFires: an alert that no test has seen firing may never fire, for a label
+// that it forgets or a threshold that nothing reaches. A test of an alert that is not
+// there any more, or is misspelt, would find it silent for ever.
+func TestEachAlertFires(t *testing.T) {
+	t.Parallel()
+	var file struct {
+		Tests []struct {
+			Cases []struct {
+				Alert string `yaml:"alertname"`
+				Fires []any  `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	require.NoError(t, yaml.Unmarshal([]byte(read(t, "deploy/prometheus/alerts_test.yaml")), &file))
+	fires := map[string]bool{} // false: no case has it firing
+	for _, a := range alerts(t) {
+		fires[a.Name] = false
+	}
+	for _, group := range file.Tests {
+		for _, c := range group.Cases {
+			require.Contains(t, fires, c.Alert, "alerts_test.yaml tests an alert that alerts.yaml has not")
+			fires[c.Alert] = fires[c.Alert] || len(c.Fires) > 0
+		}
+	}
+	for name, seen := range fires {
+		assert.True(t, seen, "alerts_test.yaml has no case in which %s fires", name)
+	}
 }
 
 // TestDashboard has promtool parse each query of the Grafana dashboard, and looks that
