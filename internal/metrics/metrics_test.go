@@ -213,7 +213,8 @@ func TestEachAlertFires(t *testing.T) {
 }
 
 // TestDashboard has promtool parse each query of the Grafana dashboard, and looks that
-// panels neither overlap nor lack a word of explanation.
+// panels neither overlap nor lack a unit or a word of explanation, and that each metric
+// of ours is on one.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
 	type panel struct {
@@ -221,7 +222,8 @@ func TestDashboard(t *testing.T) {
 		Type, Title string
 		Description string
 		GridPos     struct{ X, Y, W, H int }
-		Targets     []struct{ Expr, LegendFormat string }
+		Targets     []struct{ Expr, LegendFormat, RefID string }
+		FieldConfig struct{ Defaults struct{ Unit string } }
 	}
 	var board struct {
 		UID        string
@@ -258,6 +260,8 @@ func TestDashboard(t *testing.T) {
 		}
 		require.NotEmpty(t, p.Description, p.Title)
 		require.NotEmpty(t, p.Targets, p.Title)
+		require.NotEmpty(t, p.FieldConfig.Defaults.Unit, p.Title)
+		refs := map[string]bool{}
 		for i, target := range p.Targets {
 			requireKnown(t, target.Expr, known)
 			for _, name := range metricName.FindAllString(target.Expr, -1) {
@@ -265,14 +269,13 @@ func TestDashboard(t *testing.T) {
 				used[name] = true
 			}
 			require.NotContains(t, fill.Replace(target.Expr), "$", p.Title)
+			require.False(t, refs[target.RefID], "two queries of %s have the same letter", p.Title)
+			refs[target.RefID] = true
 			rules += fmt.Sprintf("  - {record: 'panel:%d:%d', expr: %q}\n", p.ID, i, fill.Replace(target.Expr))
 		}
 	}
-	for _, name := range []string{
-		"archiver_archived_rows_total", "archiver_fleet_open_rows", "archiver_batch_phase_seconds_bucket", "archiver_fleet_open_batches",
-		"archiver_fleet_seats", "archiver_waits_total", "archiver_fleet_oldest_open_row_timestamp_seconds", "process_resident_memory_bytes",
-	} {
-		require.True(t, used[name], "no panel shows %s", name)
+	for name := range known {
+		assert.True(t, used[name] || used[name+"_bucket"] || used[name+"_sum"], "no panel shows %s", name)
 	}
 	file := filepath.Join(t.TempDir(), "dashboard.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(rules), 0o600))
