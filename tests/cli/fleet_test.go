@@ -161,8 +161,12 @@ func TestStatusNamesStuckJobs(t *testing.T) {
 func (s *site) held(t *testing.T, reason string) {
 	t.Helper()
 	testkit.EventuallyNoError(t, 30*time.Second, func() error {
-		if waiting := s.fleet(t).Tables[0].Waiting; waiting == nil || !strings.Contains(*waiting, reason) {
-			return fmt.Errorf("status --json has no %q but %v", reason, waiting)
+		waiting := ""
+		if w := s.fleet(t).Tables[0].Waiting; w != nil {
+			waiting = *w
+		}
+		if !strings.Contains(waiting, reason) {
+			return fmt.Errorf("status --json has no %q but %q", reason, waiting)
 		}
 		text := s.run(t, "status")
 		text.expect(t, done)
