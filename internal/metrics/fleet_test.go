@@ -114,6 +114,26 @@ func TestOpenRows(t *testing.T) {
 	require.Equal(t, map[string]float64{"d public.t": 510}, shown(t, m, "archiver_fleet_open_rows"))
 }
 
+// TestPaceAndHold: batch sizes and query times are the ledger's, a query that was not yet
+// timed is no 0, and a hold that is over is none.
+func TestPaceAndHold(t *testing.T) {
+	t.Parallel()
+	db, l := newLedger(t)
+	look := func(name string) map[string]float64 { return shown(t, newMetrics(t, Config{Ledger: l}), name) }
+	require.Equal(t, map[string]float64{"d public.t": 70}, look("archiver_fleet_batch_size_rows"), "as configured")
+	require.Empty(t, look("archiver_fleet_batch_query_seconds"))
+	require.Equal(t, map[string]float64{"d public.t": 0}, look("archiver_fleet_throttled"))
+
+	db.Exec(t, `UPDATE archiver.archive_table SET batch_size = 4000, batch_size_from = 70, last_query_seconds = 1.25`)
+	require.NoError(t, l.Hold(t.Context(), db.Int(t, `SELECT id FROM archiver.archive_table`), "throttle: the query says 3 (query)", time.Minute))
+	require.Equal(t, map[string]float64{"d public.t": 4000}, look("archiver_fleet_batch_size_rows"))
+	require.Equal(t, map[string]float64{"d public.t": 1.25}, look("archiver_fleet_batch_query_seconds"))
+	require.Equal(t, map[string]float64{"d public.t": 1}, look("archiver_fleet_throttled"))
+
+	db.Exec(t, `UPDATE archiver.table_throttle SET held_until = now() - interval '1 second'`)
+	require.Equal(t, map[string]float64{"d public.t": 0}, look("archiver_fleet_throttled"))
+}
+
 // TestFleetIsReadSeldom: scrapes within 15 seconds are answered from memory.
 func TestFleetIsReadSeldom(t *testing.T) {
 	t.Parallel()

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.yaml.in/yaml/v3"
@@ -32,7 +33,7 @@ func newMetrics(t *testing.T, c Config) *Metrics {
 	if c.BreakerOpen == nil {
 		c.BreakerOpen = func() bool { return false }
 	}
-	c.Config = &config.Config{Databases: []config.Database{{Name: "d", Tables: []config.Table{{Database: "d", Schema: "public", Name: "t"}}}}}
+	c.Config = &config.Config{Databases: []config.Database{{Name: "d", Tables: []config.Table{{Database: "d", Schema: "public", Name: "t", BatchSize: 70}}}}}
 	m, err := New(c)
 	require.NoError(t, err)
 	return m
@@ -182,8 +183,38 @@ func TestAlerts(t *testing.T) {
 	promtool(t, "test", "rules", filepath.Join(dir, "alerts_test.yaml"))
 }
 
+// TestEachAlertFires: an alert that no test has seen firing may never fire, for a label
+// that it forgets or a threshold that nothing reaches. A test of an alert that is not
+// there any more, or is misspelt, would find it silent for ever.
+func TestEachAlertFires(t *testing.T) {
+	t.Parallel()
+	var file struct {
+		Tests []struct {
+			Cases []struct {
+				Alert string `yaml:"alertname"`
+				Fires []any  `yaml:"exp_alerts"`
+			} `yaml:"alert_rule_test"`
+		}
+	}
+	require.NoError(t, yaml.Unmarshal([]byte(read(t, "deploy/prometheus/alerts_test.yaml")), &file))
+	fires := map[string]bool{} // false: no case has it firing
+	for _, a := range alerts(t) {
+		fires[a.Name] = false
+	}
+	for _, group := range file.Tests {
+		for _, c := range group.Cases {
+			require.Contains(t, fires, c.Alert, "alerts_test.yaml tests an alert that alerts.yaml has not")
+			fires[c.Alert] = fires[c.Alert] || len(c.Fires) > 0
+		}
+	}
+	for name, seen := range fires {
+		assert.True(t, seen, "alerts_test.yaml has no case in which %s fires", name)
+	}
+}
+
 // TestDashboard has promtool parse each query of the Grafana dashboard, and looks that
-// panels neither overlap nor lack a word of explanation.
+// panels neither overlap nor lack a unit or a word of explanation, and that each metric
+// of ours is on one.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
 	type panel struct {
@@ -191,7 +222,8 @@ func TestDashboard(t *testing.T) {
 		Type, Title string
 		Description string
 		GridPos     struct{ X, Y, W, H int }
-		Targets     []struct{ Expr, LegendFormat string }
+		Targets     []struct{ Expr, LegendFormat, RefID string }
+		FieldConfig struct{ Defaults struct{ Unit string } }
 	}
 	var board struct {
 		UID        string
@@ -228,6 +260,8 @@ func TestDashboard(t *testing.T) {
 		}
 		require.NotEmpty(t, p.Description, p.Title)
 		require.NotEmpty(t, p.Targets, p.Title)
+		require.NotEmpty(t, p.FieldConfig.Defaults.Unit, p.Title)
+		refs := map[string]bool{}
 		for i, target := range p.Targets {
 			requireKnown(t, target.Expr, known)
 			for _, name := range metricName.FindAllString(target.Expr, -1) {
@@ -235,14 +269,13 @@ func TestDashboard(t *testing.T) {
 				used[name] = true
 			}
 			require.NotContains(t, fill.Replace(target.Expr), "$", p.Title)
+			require.False(t, refs[target.RefID], "two queries of %s have the same letter", p.Title)
+			refs[target.RefID] = true
 			rules += fmt.Sprintf("  - {record: 'panel:%d:%d', expr: %q}\n", p.ID, i, fill.Replace(target.Expr))
 		}
 	}
-	for _, name := range []string{
-		"archiver_archived_rows_total", "archiver_fleet_open_rows", "archiver_batch_phase_seconds_bucket", "archiver_fleet_open_batches",
-		"archiver_fleet_seats", "archiver_waits_total", "archiver_fleet_oldest_open_row_timestamp_seconds", "process_resident_memory_bytes",
-	} {
-		require.True(t, used[name], "no panel shows %s", name)
+	for name := range known {
+		assert.True(t, used[name] || used[name+"_bucket"] || used[name+"_sum"], "no panel shows %s", name)
 	}
 	file := filepath.Join(t.TempDir(), "dashboard.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(rules), 0o600))
@@ -288,9 +321,19 @@ func TestCounts(t *testing.T) {
 	require.Equal(t, map[string]float64{"": 0}, shown(t, m, "archiver_breaker_open"))
 	open = true
 	require.Equal(t, map[string]float64{"": 1}, shown(t, m, "archiver_breaker_open"))
-	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "done", Done: true, Seconds: 3, FreedBytes: 5})
-	require.Equal(t, map[string]float64{"d done public.t": 1, "d failed public.t": 0, "d skipped public.t": 0}, shown(t, m, "archiver_vacuums_total"))
-	require.Equal(t, map[string]float64{"d public.t": 5}, shown(t, m, "archiver_vacuum_last_freed_bytes"))
+	for _, name := range []string{"archiver_vacuum_last_seconds", "archiver_vacuum_last_freed_bytes", "archiver_vacuum_last_dead_rows"} {
+		require.Empty(t, shown(t, m, name), "none was done yet, which is no 0")
+	}
+	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "done", Done: true, Seconds: 9, FreedBytes: 9, DeadRows: 9})
+	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "done", Done: true, Seconds: 3, FreedBytes: -5, DeadRows: 7})
+	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "skipped"}) // which says nothing of the table
+	require.Equal(t, map[string]float64{"d done public.t": 2, "d failed public.t": 0, "d skipped public.t": 1}, shown(t, m, "archiver_vacuums_total"))
+	require.Equal(t, map[string]float64{"d public.t": 3}, shown(t, m, "archiver_vacuum_last_seconds"))
+	require.Equal(t, map[string]float64{"d public.t": -5}, shown(t, m, "archiver_vacuum_last_freed_bytes"), "it grew meanwhile")
+	require.Equal(t, map[string]float64{"d public.t": 7}, shown(t, m, "archiver_vacuum_last_dead_rows"))
+
+	build := newMetrics(t, Config{Ledger: unreachable(t), Build: telemetry.Build{Version: "v1", Go: "go9", OS: "plan9", Arch: "mips"}})
+	require.Equal(t, map[string]float64{"mips go9 plan9 v1": 1}, shown(t, build, "archiver_build_info"), "by the labels' names: arch, goversion, os, version")
 
 	require.Equal(t, map[string]float64{"": 0}, shown(t, m, "archiver_fleet_read_success"))
 	require.Empty(t, shown(t, m, "archiver_fleet_workers"))

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+	"net/url"
 	"strings"
 	"syscall"
 	"testing"
@@ -151,6 +153,80 @@ func TestStatusNamesStuckJobs(t *testing.T) {
 	s.run(t, "jobs", "retry", "--stuck").expect(t, done)
 	require.Empty(t, s.fleet(t).StuckJobs)
 	s.run(t, "work", "--drain").expect(t, done)
+	s.requireEachRowOnce(t)
+}
+
+// held waits until status has the reason why the site's table does not go on, in both of
+// its forms.
+func (s *site) held(t *testing.T, reason string) {
+	t.Helper()
+	testkit.EventuallyNoError(t, 30*time.Second, func() error {
+		waiting := ""
+		if w := s.fleet(t).Tables[0].Waiting; w != nil {
+			waiting = *w
+		}
+		if !strings.Contains(waiting, reason) {
+			return fmt.Errorf("status --json has no %q but %q", reason, waiting)
+		}
+		text := s.run(t, "status")
+		text.expect(t, done)
+		if !strings.Contains(text.out, "main.public.audit_logs: "+reason) {
+			return fmt.Errorf("status has no %q: %s", reason, text.out)
+		}
+		return nil
+	}, reason)
+}
+
+// TestStatusOfAThrottle: a rule that holds the table is named with what it saw, and no
+// more once it lets go.
+func TestStatusOfAThrottle(t *testing.T) {
+	t.Parallel()
+	s := newTable(t)
+	s.tables = `- {name: audit_logs, throttle: {query: "SELECT n FROM brake"}}`
+	s.db.Exec(t, `CREATE TABLE brake AS SELECT 3 AS n`)
+	addr := s.listenAt(t)
+	s.run(t, "plan").expect(t, done)
+	w := s.start(t, "work")
+	s.held(t, "throttle: the query says 3 (query) (looked at again at 20")
+	require.Zero(t, s.fleet(t).Tables[0].Batches["archived"])
+	testkit.Eventually(t, 30*time.Second, func() bool {
+		m := scrape(t, addr)
+		return m[ofTable("archiver_fleet_throttled", "")] == 1 && m[`archiver_waits_total{database="main",reason="throttle",table="public.audit_logs"}`] >= 1
+	}, "the metrics have it, too")
+
+	s.db.Exec(t, `UPDATE brake SET n = 0`)
+	testkit.Eventually(t, 30*time.Second, func() bool { return s.db.Int(t, openBatches) == 0 }, "it goes on")
+	require.Nil(t, s.fleet(t).Tables[0].Waiting)
+	w.signal(t, syscall.SIGTERM)
+	w.wait(t).expect(t, done)
+}
+
+// TestStatusOfABreaker: the only replica loses its way to storage, and finds it again.
+func TestStatusOfABreaker(t *testing.T) {
+	t.Parallel()
+	s := newTable(t)
+	u, err := url.Parse(s.bucket.Endpoint)
+	require.NoError(t, err)
+	proxy := testkit.NewProxy(t, u.Host)
+	s.endpoint = "http://" + proxy.Addr
+	addr := s.listenAt(t)
+	s.run(t, "plan").expect(t, done)
+	s.run(t, "pause").expect(t, done)
+	w := s.startCommand(t, "env", "ARCHIVER_S3_CIRCUIT_BREAKER_FAILURE_THRESHOLD=1", s.program, "work")
+	testkit.Eventually(t, 30*time.Second, func() bool { return s.run(t, "health", "--ready").code == done }, "the worker is ready")
+	proxy.Set(testkit.Fault{Refuse: true})
+	proxy.Sever()
+	s.run(t, "resume").expect(t, done)
+	s.held(t, "breaker open: storage failed ")
+	require.InDelta(t, 1, scrape(t, addr)["archiver_breaker_open"], 0.01)
+	require.Zero(t, s.fleet(t).Tables[0].Batches["archived"])
+
+	proxy.Set(testkit.Fault{})
+	testkit.Eventually(t, 40*time.Second, func() bool { return s.db.Int(t, openBatches) == 0 }, "it goes on")
+	require.Nil(t, s.fleet(t).Tables[0].Waiting)
+	require.Zero(t, scrape(t, addr)["archiver_breaker_open"])
+	w.signal(t, syscall.SIGTERM)
+	w.wait(t).expect(t, done)
 	s.requireEachRowOnce(t)
 }
 

@@ -101,6 +101,8 @@ func TestMetrics(t *testing.T) {
 		openIn("failed"):                                                                  0,
 		ofTable("archiver_fleet_open_rows", ""):                                           500,
 		ofTable("archiver_fleet_paused", ""):                                              1,
+		ofTable("archiver_fleet_throttled", ""):                                           0,
+		ofTable("archiver_fleet_batch_size_rows", ""):                                     100,
 		`archiver_fleet_queue_jobs{queue="db_main",state="pending"}`:                      5,
 		`archiver_fleet_queue_jobs{queue="db_main",state="running"}`:                      0,
 		`archiver_fleet_seats_taken{database="main"}`:                                     0,
@@ -120,6 +122,10 @@ func TestMetrics(t *testing.T) {
 		require.InDelta(t, want, got, 0.01, name)
 	}
 	require.NotContains(t, m, ofTable("archiver_fleet_last_archived_timestamp_seconds", ""))
+	require.NotContains(t, m, ofTable("archiver_fleet_batch_query_seconds", ""))
+	var build struct{ Version, Go, OS, Arch string }
+	s.json(t, &build, "version").expect(t, done)
+	require.InDelta(t, 1, m[fmt.Sprintf(`archiver_build_info{arch=%q,goversion=%q,os=%q,version=%q}`, build.Arch, build.Go, build.OS, build.Version)], 0.01)
 	require.Positive(t, m["archiver_spool_free_bytes"])
 	require.GreaterOrEqual(t, m["archiver_spool_size_bytes"], m["archiver_spool_free_bytes"])
 	require.Positive(t, m["go_goroutines"])
@@ -148,6 +154,8 @@ func TestMetrics(t *testing.T) {
 	require.InDelta(t, 2, m[`archiver_fleet_seats{database="main"}`], 0.01)
 	require.InDelta(t, 1, m["archiver_fleet_workers"], 0.01)
 	require.InDelta(t, time.Now().Unix(), m[ofTable("archiver_fleet_last_archived_timestamp_seconds", "")], 60)
+	query := s.db.Int(t, `SELECT (last_query_seconds * 1e6)::bigint FROM archiver.archive_table`)
+	require.InDelta(t, float64(query)/1e6, m[ofTable("archiver_fleet_batch_query_seconds", "")], 1e-5)
 	require.Greater(t, m[ofTable("archiver_fleet_schedule_next_timestamp_seconds", "")], float64(time.Now().Unix()))
 	require.InDelta(t, s.db.Int(t, `SELECT extract(epoch FROM created_at)::bigint FROM audit_logs WHERE id = 200`), m[ofTable("archiver_fleet_oldest_open_row_timestamp_seconds", "")], 0.01)
 
@@ -189,6 +197,28 @@ func TestMetricsTellWhatIsAway(t *testing.T) {
 	toStorage.Sever()
 	toSource.Set(testkit.Fault{})
 	testkit.Eventually(t, 30*time.Second, func() bool { return waits("storage") >= 1 }, "batches wait for storage")
+	w.signal(t, syscall.SIGTERM)
+	w.wait(t).expect(t, done)
+}
+
+// TestMetricsOfAVacuum: they are what the ledger keeps of it.
+func TestMetricsOfAVacuum(t *testing.T) {
+	t.Parallel()
+	s := newTable(t)
+	s.tables = "- {name: audit_logs, vacuum_mode: FULL, allow: [vacuum_full]}" // a plain one makes so small a table larger
+	addr := s.listenAt(t)
+	s.run(t, "plan").expect(t, done)
+	w := s.start(t, "work")
+	var m map[string]float64
+	testkit.Eventually(t, 50*time.Second, func() bool { m = scrape(t, addr); return m[ofTable("archiver_vacuums_total", `,result="done"`)] == 1 }, "the vacuum after the run")
+	kept := func(expr string) float64 {
+		return float64(s.db.Int(t, `SELECT ((`+expr+`) * 1e6)::bigint FROM (SELECT vacuum_result AS r FROM archiver.run) v`)) / 1e6
+	}
+	require.InDelta(t, kept(`(r->>'seconds')::float8`), m[ofTable("archiver_vacuum_last_seconds", "")], 1e-5)
+	freed := m[ofTable("archiver_vacuum_last_freed_bytes", "")]
+	require.InDelta(t, kept(`(r->>'bytes_before')::numeric - (r->>'bytes_after')::numeric`), freed, 0.01)
+	require.Positive(t, freed)
+	require.InDelta(t, kept(`(r->>'dead_rows_after')::numeric`), m[ofTable("archiver_vacuum_last_dead_rows", "")], 0.01)
 	w.signal(t, syscall.SIGTERM)
 	w.wait(t).expect(t, done)
 }
