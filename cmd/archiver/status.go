@@ -125,6 +125,7 @@ type workerStatus struct {
 	Host      string        `json:"host"`
 	Version   string        `json:"version"`
 	StartedAt string        `json:"started_at"`
+	HeldFor   *string       `json:"held_for"` // why it takes no batches; null: it does
 	Running   int           `json:"running"`
 	Batches   []workerBatch `json:"batches"`
 }
@@ -300,7 +301,7 @@ func waitsFor(b *fleet.Backlog, standing *fleet.Standing) string {
 }
 
 func workerStatusOf(w *fleet.LiveWorker) workerStatus {
-	s := workerStatus{ID: w.ID, Host: w.Host, Version: w.Version, StartedAt: stamp(w.StartedAt), Running: len(w.Running), Batches: []workerBatch{}}
+	s := workerStatus{ID: w.ID, Host: w.Host, Version: w.Version, StartedAt: stamp(w.StartedAt), HeldFor: w.HeldFor, Running: len(w.Running), Batches: []workerBatch{}}
 	for _, b := range w.Running {
 		s.Batches = append(s.Batches, workerBatch{
 			JobID: b.JobID, BatchID: b.BatchID, Database: b.Database, Table: b.Schema + "." + b.Table, Stage: string(b.Stage), Since: stamp(b.Since),

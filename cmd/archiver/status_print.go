@@ -170,6 +170,11 @@ func (s *statusReport) remarks() []string {
 			out = append(out, t.name()+": "+trouble)
 		}
 	}
+	for _, w := range s.Workers {
+		if w.HeldFor != nil {
+			out = append(out, fmt.Sprintf("worker %s takes no batches: %s", w.ID, clip(*w.HeldFor, 300)))
+		}
+	}
 	for _, j := range s.StuckJobs {
 		out = append(out, fmt.Sprintf("stuck: job %d (batch %d of %s): %s", j.JobID, j.BatchID, j.name, j.Why))
 	}

@@ -146,6 +146,7 @@ func find(in []*Backlog, database, schema, table string) *Backlog {
 type LiveWorker struct {
 	ID, Host, Version string
 	StartedAt         time.Time
+	HeldFor           *string // why it takes no batches, such as an open breaker; nil: it does
 	Running           []Work
 }
 
@@ -153,7 +154,7 @@ type LiveWorker struct {
 // first.
 func LiveWorkers(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]*LiveWorker, error) {
 	rows, err := tx.Query(ctx, l.SQL(`
-		SELECT w.id, w.host, w.version, w.started_at, j.id, b.id, t.database, t.schema, t.name, b.state, j.attempted_at
+		SELECT w.id, w.host, w.version, w.started_at, w.held_for, j.id, b.id, t.database, t.schema, t.name, b.state, j.attempted_at
 		FROM {s}.worker w
 		LEFT JOIN ({s}.river_job j
 			JOIN {s}.batch b ON b.job_id = j.id
@@ -171,7 +172,7 @@ func LiveWorkers(ctx context.Context, l *ledger.Ledger, tx pgx.Tx) ([]*LiveWorke
 		var name [3]*string
 		var stage *ledger.State
 		var since *time.Time
-		if err := rows.Scan(&w.ID, &w.Host, &w.Version, &w.StartedAt, &job, &batch, &name[0], &name[1], &name[2], &stage, &since); err != nil {
+		if err := rows.Scan(&w.ID, &w.Host, &w.Version, &w.StartedAt, &w.HeldFor, &job, &batch, &name[0], &name[1], &name[2], &stage, &since); err != nil {
 			return nil, fmt.Errorf("list workers: %w", err)
 		}
 		if len(out) == 0 || out[len(out)-1].ID != w.ID {

@@ -23,6 +23,7 @@ type fleetStatus struct {
 	}
 	Workers []struct {
 		ID      string
+		HeldFor *string `json:"held_for"`
 		Running int
 		Batches []struct {
 			JobID int64 `json:"job_id"`
@@ -201,7 +202,8 @@ func TestStatusOfAThrottle(t *testing.T) {
 	w.wait(t).expect(t, done)
 }
 
-// TestStatusOfABreaker: the only replica loses its way to storage, and finds it again.
+// TestStatusOfABreaker: the only replica loses its way to storage. Status says so, also
+// when another has come and done the work, until the way is found again.
 func TestStatusOfABreaker(t *testing.T) {
 	t.Parallel()
 	s := newTable(t)
@@ -221,10 +223,22 @@ func TestStatusOfABreaker(t *testing.T) {
 	require.InDelta(t, 1, scrape(t, addr)["archiver_breaker_open"], 0.01)
 	require.Zero(t, s.fleet(t).Tables[0].Batches["archived"])
 
+	other := s.startCommand(t, "env", "ARCHIVER_S3_ENDPOINT="+s.bucket.Endpoint, "ARCHIVER_WORKER_LISTEN=127.0.0.1:0", s.program, "work")
+	testkit.Eventually(t, 40*time.Second, func() bool { return s.db.Int(t, openBatches) == 0 }, "the other does the work")
+	status := s.fleet(t)
+	require.Nil(t, status.Tables[0].Waiting)
+	require.Len(t, status.Workers, 2)
+	require.NotNil(t, status.Workers[0].HeldFor)
+	require.Contains(t, *status.Workers[0].HeldFor, "breaker open: storage failed ")
+	require.Nil(t, status.Workers[1].HeldFor)
+	s.run(t, "status").expect(t, done, "worker "+status.Workers[0].ID+" takes no batches: breaker open: storage failed ")
+
 	proxy.Set(testkit.Fault{})
-	testkit.Eventually(t, 40*time.Second, func() bool { return s.db.Int(t, openBatches) == 0 }, "it goes on")
-	require.Nil(t, s.fleet(t).Tables[0].Waiting)
+	testkit.Eventually(t, 90*time.Second, func() bool { return s.fleet(t).Workers[0].HeldFor == nil }, "it has found its way")
+	require.NotContains(t, s.run(t, "status").out, "takes no batches")
 	require.Zero(t, scrape(t, addr)["archiver_breaker_open"])
+	other.signal(t, syscall.SIGTERM)
+	other.wait(t).expect(t, done)
 	w.signal(t, syscall.SIGTERM)
 	w.wait(t).expect(t, done)
 	s.requireEachRowOnce(t)
