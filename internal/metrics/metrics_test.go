@@ -289,8 +289,14 @@ func TestCounts(t *testing.T) {
 	open = true
 	require.Equal(t, map[string]float64{"": 1}, shown(t, m, "archiver_breaker_open"))
 	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "done", Done: true, Seconds: 3, FreedBytes: 5})
+	require.Empty(t, shown(t, m, "archiver_vacuum_last_bloat_bytes"), "unknown is not 0")
 	require.Equal(t, map[string]float64{"d done public.t": 1, "d failed public.t": 0, "d skipped public.t": 0}, shown(t, m, "archiver_vacuums_total"))
 	require.Equal(t, map[string]float64{"d public.t": 5}, shown(t, m, "archiver_vacuum_last_freed_bytes"))
+	bloat := int64(9)
+	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "done", Done: true, BloatBytes: &bloat})
+	require.Equal(t, map[string]float64{"d public.t": 9}, shown(t, m, "archiver_vacuum_last_bloat_bytes"))
+	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "done", Done: true})
+	require.Empty(t, shown(t, m, "archiver_vacuum_last_bloat_bytes"), "nor what it was before")
 
 	require.Equal(t, map[string]float64{"": 0}, shown(t, m, "archiver_fleet_read_success"))
 	require.Empty(t, shown(t, m, "archiver_fleet_workers"))
