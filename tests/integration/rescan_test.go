@@ -53,7 +53,7 @@ func (tr *trial) archiveNext(batches, rows int64) touched {
 	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 	defer stop()
 	var archived atomic.Int64
-	require.NoError(t, worker.Run(failpoint.With(ctx, func(ctx context.Context, name string) error {
+	require.NoError(t, worker.Run(failpoint.With(ctx, func(_ context.Context, name string) error {
 		switch {
 		case name == "record:done" && archived.Add(1) == batches:
 			stop()
