@@ -176,6 +176,7 @@ func (v *vacuumWorker) vacuum(ctx context.Context, job *river.Job[jobs.VacuumArg
 	result := ledger.VacuumResult{
 		Mode: t.VacuumMode, Seconds: seconds, Relations: report.Relations, BytesBefore: report.BytesBefore, BytesAfter: report.BytesAfter,
 		DeadBefore: report.DeadBefore, DeadAfter: report.DeadAfter, LiveAfter: report.LiveAfter,
+		BloatBefore: report.BloatBefore, BloatAfter: report.BloatAfter,
 	}
 	note := ""
 	if report.Skipped > 0 {
@@ -186,7 +187,8 @@ func (v *vacuumWorker) vacuum(ctx context.Context, job *river.Job[jobs.VacuumArg
 	}
 	log.Info("vacuum done", zap.String("mode", result.Mode), zap.Float64("seconds", result.Seconds), zap.Int("relations", result.Relations),
 		zap.Int64("bytes_before", result.BytesBefore), zap.Int64("bytes_after", result.BytesAfter),
-		zap.Int64("dead_rows_before", result.DeadBefore), zap.Int64("dead_rows_after", result.DeadAfter), zap.Int("skipped", report.Skipped))
+		zap.Int64("dead_rows_before", result.DeadBefore), zap.Int64("dead_rows_after", result.DeadAfter),
+		zap.Int64p("bloat_bytes_before", result.BloatBefore), zap.Int64p("bloat_bytes_after", result.BloatAfter), zap.Int("skipped", report.Skipped))
 	v.tell(ctx, log, "done: "+result.String())
 	v.vacuumed(job, ledger.VacuumDone, result)
 	return nil

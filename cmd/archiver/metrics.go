@@ -40,6 +40,6 @@ func (a *app) attempted(d worker.Done) {
 func (a *app) vacuumed(d worker.VacuumDone) {
 	a.metrics.Vacuumed(metrics.Vacuum{
 		Database: d.Database, Table: d.Table, Result: string(d.State), Done: d.State == ledger.VacuumDone,
-		Seconds: d.Result.Seconds, FreedBytes: d.Result.BytesBefore - d.Result.BytesAfter, DeadRows: d.Result.DeadAfter,
+		Seconds: d.Result.Seconds, FreedBytes: d.Result.BytesBefore - d.Result.BytesAfter, DeadRows: d.Result.DeadAfter, BloatBytes: d.Result.BloatAfter,
 	})
 }

@@ -21,6 +21,8 @@ type vacuumJSON struct {
 	BytesAfter  *int64 `json:"bytes_after"`
 	DeadBefore  *int64 `json:"dead_rows_before"`
 	DeadAfter   *int64 `json:"dead_rows_after"`
+	BloatBefore *int64 `json:"bloat_bytes_before"` // of the heap, estimated; null: not known
+	BloatAfter  *int64 `json:"bloat_bytes_after"`
 
 	text string
 }
@@ -30,6 +32,7 @@ func newVacuumJSON(v ledger.Vacuum) *vacuumJSON {
 	if r := v.Result; r != nil {
 		j.Mode, j.Seconds = &r.Mode, &r.Seconds
 		j.BytesBefore, j.BytesAfter, j.DeadBefore, j.DeadAfter = &r.BytesBefore, &r.BytesAfter, &r.DeadBefore, &r.DeadAfter
+		j.BloatBefore, j.BloatAfter = r.BloatBefore, r.BloatAfter
 	}
 	return j
 }

@@ -36,7 +36,8 @@ func (s VacuumState) Final() bool {
 }
 
 // VacuumResult is what a vacuum has done. Sizes are in bytes and include indexes and
-// TOAST; dead and live rows are the estimates of the server's statistics.
+// TOAST; dead and live rows are the estimates of the server's statistics. Bloat is estimated
+// from them: bytes that a rewrite of the heap would give back; nil where it is not known.
 type VacuumResult struct {
 	Mode        string  `json:"mode"` // ANALYZE or FULL
 	Seconds     float64 `json:"seconds"`
@@ -46,12 +47,22 @@ type VacuumResult struct {
 	DeadBefore  int64   `json:"dead_rows_before"`
 	DeadAfter   int64   `json:"dead_rows_after"`
 	LiveAfter   int64   `json:"live_rows_after"`
+	BloatBefore *int64  `json:"bloat_bytes_before"`
+	BloatAfter  *int64  `json:"bloat_bytes_after"`
 }
 
-// String is for people: ANALYZE in 2.1 s, 1.2 GB -> 1.1 GB, 10,000 -> 0 dead rows.
+// String is for people: ANALYZE in 2.1 s, 1.2 GB -> 1.1 GB, 10,000 -> 0 dead rows, bloat
+// 700 MB -> 690 MB.
 func (r VacuumResult) String() string {
 	size := func(n int64) string { return humanize.Bytes(uint64(max(n, 0))) }
-	return fmt.Sprintf("%s in %.1f s, %s -> %s, %s -> %s dead rows", r.Mode, r.Seconds, size(r.BytesBefore), size(r.BytesAfter), humanize.Comma(r.DeadBefore), humanize.Comma(r.DeadAfter))
+	bloat := func(n *int64) string {
+		if n == nil {
+			return "unknown"
+		}
+		return size(*n)
+	}
+	return fmt.Sprintf("%s in %.1f s, %s -> %s, %s -> %s dead rows, bloat %s -> %s", r.Mode, r.Seconds, size(r.BytesBefore), size(r.BytesAfter),
+		humanize.Comma(r.DeadBefore), humanize.Comma(r.DeadAfter), bloat(r.BloatBefore), bloat(r.BloatAfter))
 }
 
 // Vacuum is the vacuum of a run.

@@ -44,6 +44,7 @@ type Metrics struct {
 	phases                           *prometheus.HistogramVec
 	vacuums                          *prometheus.CounterVec
 	vacuumSeconds, vacuumFreed, dead *prometheus.GaugeVec
+	bloat                            *prometheus.GaugeVec
 }
 
 // phaseBuckets reach from a small batch on the same host to a large one through a slow
@@ -69,10 +70,11 @@ func New(c Config) (*Metrics, error) {
 		vacuumSeconds: gauge("archiver_vacuum_last_seconds", "Seconds that the last vacuum of this process took.", byTable()),
 		vacuumFreed:   gauge("archiver_vacuum_last_freed_bytes", "Bytes by which the last vacuum of this process made the table smaller.", byTable()),
 		dead:          gauge("archiver_vacuum_last_dead_rows", "Dead rows that the last vacuum of this process left behind.", byTable()),
+		bloat:         gauge("archiver_vacuum_last_bloat_bytes", "Estimated bytes of the heap that a rewrite would give back after the last vacuum of this process.", byTable()),
 	}
 	m.start(c)
 	all := []prometheus.Collector{
-		m.attempts, m.waits, m.rows, m.rawBytes, m.storedBytes, m.phases, m.vacuums, m.vacuumSeconds, m.vacuumFreed, m.dead,
+		m.attempts, m.waits, m.rows, m.rawBytes, m.storedBytes, m.phases, m.vacuums, m.vacuumSeconds, m.vacuumFreed, m.dead, m.bloat,
 		newProcess(c), newFleet(c),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	}
@@ -163,8 +165,9 @@ type Vacuum struct {
 	Result          string // done, skipped or failed
 	Done            bool   // the rest is of one that was done only
 	Seconds         float64
-	FreedBytes      int64 // by which the table is smaller now
-	DeadRows        int64 // that are left
+	FreedBytes      int64  // by which the table is smaller now
+	DeadRows        int64  // that are left
+	BloatBytes      *int64 // that a rewrite would give back; nil: not known
 }
 
 // Vacuumed counts a vacuum.
@@ -179,4 +182,9 @@ func (m *Metrics) Vacuumed(v Vacuum) {
 	m.vacuumSeconds.WithLabelValues(v.Database, v.Table).Set(v.Seconds)
 	m.vacuumFreed.WithLabelValues(v.Database, v.Table).Set(float64(v.FreedBytes))
 	m.dead.WithLabelValues(v.Database, v.Table).Set(float64(v.DeadRows))
+	if v.BloatBytes == nil { // neither 0 nor what the vacuum before it has found
+		m.bloat.DeleteLabelValues(v.Database, v.Table)
+		return
+	}
+	m.bloat.WithLabelValues(v.Database, v.Table).Set(float64(*v.BloatBytes))
 }

@@ -321,16 +321,19 @@ func TestCounts(t *testing.T) {
 	require.Equal(t, map[string]float64{"": 0}, shown(t, m, "archiver_breaker_open"))
 	open = true
 	require.Equal(t, map[string]float64{"": 1}, shown(t, m, "archiver_breaker_open"))
-	for _, name := range []string{"archiver_vacuum_last_seconds", "archiver_vacuum_last_freed_bytes", "archiver_vacuum_last_dead_rows"} {
+	for _, name := range []string{"archiver_vacuum_last_seconds", "archiver_vacuum_last_freed_bytes", "archiver_vacuum_last_dead_rows", "archiver_vacuum_last_bloat_bytes"} {
 		require.Empty(t, shown(t, m, name), "none was done yet, which is no 0")
 	}
-	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "done", Done: true, Seconds: 9, FreedBytes: 9, DeadRows: 9})
+	bloat := int64(9)
+	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "done", Done: true, Seconds: 9, FreedBytes: 9, DeadRows: 9, BloatBytes: &bloat})
+	require.Equal(t, map[string]float64{"d public.t": 9}, shown(t, m, "archiver_vacuum_last_bloat_bytes"))
 	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "done", Done: true, Seconds: 3, FreedBytes: -5, DeadRows: 7})
 	m.Vacuumed(Vacuum{Database: "d", Table: "public.t", Result: "skipped"}) // which says nothing of the table
 	require.Equal(t, map[string]float64{"d done public.t": 2, "d failed public.t": 0, "d skipped public.t": 1}, shown(t, m, "archiver_vacuums_total"))
 	require.Equal(t, map[string]float64{"d public.t": 3}, shown(t, m, "archiver_vacuum_last_seconds"))
 	require.Equal(t, map[string]float64{"d public.t": -5}, shown(t, m, "archiver_vacuum_last_freed_bytes"), "it grew meanwhile")
 	require.Equal(t, map[string]float64{"d public.t": 7}, shown(t, m, "archiver_vacuum_last_dead_rows"))
+	require.Empty(t, shown(t, m, "archiver_vacuum_last_bloat_bytes"), "unknown is neither 0 nor what it was before")
 
 	build := newMetrics(t, Config{Ledger: unreachable(t), Build: telemetry.Build{Version: "v1", Go: "go9", OS: "plan9", Arch: "mips"}})
 	require.Equal(t, map[string]float64{"mips go9 plan9 v1": 1}, shown(t, build, "archiver_build_info"), "by the labels' names: arch, goversion, os, version")

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/audit-table-archiver/archiver/internal/config"
+	"github.com/audit-table-archiver/archiver/internal/localserver"
 	"github.com/audit-table-archiver/archiver/internal/testkit"
 )
 
@@ -57,6 +58,38 @@ func TestWithSession(t *testing.T) {
 	require.Zero(t, db.Pool.Stat().AcquiredConns())
 }
 
+// TestKeptForWhoWaits: a batch that comes back for its connection does not overtake somebody
+// who waits for one, since the others of the pool are taken by now.
+func TestKeptForWhoWaits(t *testing.T) {
+	t.Parallel()
+	db := openTest(t, testkit.Postgres(t).DSN, 2)
+	ctx, end := WithSession(t.Context())
+	defer end()
+	kept := backend(ctx, t, db)
+	other, err := db.Pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer other.Release()
+	served := make(chan uint32, 1)
+	go func() {
+		waiting, err := db.Pool.Acquire(t.Context())
+		if err != nil {
+			t.Error(err)
+			close(served)
+			return
+		}
+		served <- waiting.Conn().PgConn().PID()
+		waiting.Release()
+	}()
+	// What acquire asks first. Whether it then has to wait itself is the pool's matter.
+	s, _ := ctx.Value(sessionKey{}).(*session)
+	if c := s.take(db.Pool); c != nil {
+		c.Release()
+		t.Error("it overtakes")
+	}
+	require.Equal(t, kept, <-served)
+	require.Equal(t, kept, backend(ctx, t, db), "it goes on once that one has ended")
+}
+
 // TestTransactionsAtOnce: what a batch does at the same time has connections of its own,
 // of which one is kept.
 func TestTransactionsAtOnce(t *testing.T) {
@@ -72,10 +105,10 @@ func TestTransactionsAtOnce(t *testing.T) {
 }
 
 // TestTakeApart gives a vacuum a session that the pool has had, unless it would have other
-// settings in a new one.
+// settings in a new one. The server is its own, as ALTER ROLE ALL means every database.
 func TestTakeApart(t *testing.T) {
 	t.Parallel()
-	server := testkit.Postgres(t)
+	server := testkit.Database(t, testkit.Cluster(t, localserver.PostgresOptions{}))
 	db := openTest(t, server.DSN, 1)
 	var warned []string
 	take := func() (pid uint32, name string) {
@@ -95,16 +128,16 @@ func TestTakeApart(t *testing.T) {
 	require.Equal(t, idle, pid)
 	require.Equal(t, "archiver vacuum replica-1", name)
 	require.Equal(t, []string{"heard", "heard"}, warned)
-	for _, setting := range []string{"ALTER DATABASE " + server.Name, "ALTER ROLE CURRENT_USER IN DATABASE " + server.Name} {
+	for _, setting := range []string{"ALTER DATABASE " + server.Name, "ALTER ROLE CURRENT_USER IN DATABASE " + server.Name, "ALTER ROLE CURRENT_USER", "ALTER ROLE ALL"} {
 		idle = backend(t.Context(), t, db)
 		server.Exec(t, setting+` SET vacuum_cost_delay = 5`)
 		pid, _ = take()
-		require.NotEqual(t, idle, pid, "it is set by now")
+		require.NotEqual(t, idle, pid, "%s: it is set by now", setting)
 		db.Pool.Reset()
 		idle = backend(t.Context(), t, db)
 		server.Exec(t, setting+` RESET vacuum_cost_delay`)
 		pid, _ = take()
-		require.NotEqual(t, idle, pid, "it was set then")
+		require.NotEqual(t, idle, pid, "%s: it was set then", setting)
 		db.Pool.Reset()
 	}
 }

@@ -41,12 +41,14 @@ func (p VacuumProgress) String() string {
 
 // VacuumReport is what a vacuum has done. Sizes include indexes and TOAST. Dead and
 // live rows are the estimates of the server's statistics, which may be some seconds
-// behind; Skipped are partitions that the role may not vacuum.
+// behind; Skipped are partitions that the role may not vacuum. Bloat is an estimate of what
+// a rewrite of the heap would give back, and nil where the statistics do not tell.
 type VacuumReport struct {
 	Relations, Skipped      int
 	BytesBefore, BytesAfter int64
 	DeadBefore, DeadAfter   int64
 	LiveAfter               int64
+	BloatBefore, BloatAfter *int64
 }
 
 // NotOwnerError says that the server would only warn and skip the table.
@@ -145,7 +147,8 @@ func (d *DB) vacuum(ctx context.Context, r VacuumRequest) (*VacuumReport, error)
 		if len(names) == 0 && report.Skipped > 0 {
 			return t.notOwner(ctx, table)
 		}
-		report.BytesBefore, report.DeadBefore, _, err = t.vacuumSize(ctx, oids)
+		size, err := t.vacuumSize(ctx, oids, false)
+		report.BytesBefore, report.DeadBefore, report.BloatBefore = size.Bytes, size.Dead, size.Bloat
 		return err
 	})
 	if err != nil || len(names) == 0 {
@@ -155,8 +158,9 @@ func (d *DB) vacuum(ctx context.Context, r VacuumRequest) (*VacuumReport, error)
 	if err := d.runVacuum(ctx, r, names, oids); err != nil {
 		return nil, err
 	}
-	err = d.inTx(ctx, readOnly, "", func(t *tx) (err error) {
-		report.BytesAfter, report.DeadAfter, report.LiveAfter, err = t.vacuumSize(ctx, oids)
+	err = d.inTx(ctx, readOnly, "", func(t *tx) error {
+		size, err := t.vacuumSize(ctx, oids, true)
+		report.BytesAfter, report.DeadAfter, report.LiveAfter, report.BloatAfter = size.Bytes, size.Dead, size.Live, size.Bloat
 		return err
 	})
 	return report, err
@@ -292,16 +296,6 @@ func (t *tx) notOwner(ctx context.Context, table *Table) error {
 	}
 	e.grant = "GRANT MAINTAIN ON " + e.Table + " TO " + e.Role
 	return e
-}
-
-func (t *tx) vacuumSize(ctx context.Context, oids []uint32) (bytes, dead, live int64, err error) {
-	err = t.conn.QueryRow(ctx, `
-		SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint, coalesce(sum(pg_stat_get_dead_tuples(oid)), 0)::bigint, coalesce(sum(pg_stat_get_live_tuples(oid)), 0)::bigint
-		FROM unnest($1::oid[]) oid`, oids).Scan(&bytes, &dead, &live)
-	if err != nil {
-		err = fmt.Errorf("read sizes: %w", err)
-	}
-	return bytes, dead, live, err
 }
 
 const vacuumProgress = `

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -41,23 +42,33 @@ func TestPlanInWindows(t *testing.T) {
 	s.run(t, "status").expect(t, done, "batches of 4 rows, the last query took ", "vacuum done: ANALYZE in ")
 }
 
-// TestRunVacuums: archiver run waits for the vacuum, and tells of it.
+// TestRunVacuums: archiver run waits for the vacuum, and tells of it. How much bloat there
+// was nobody knows, since the server had no statistics.
 func TestRunVacuums(t *testing.T) {
 	t.Parallel()
 	s := newTable(t)
-	var report struct {
+	s.db.Exec(t, `ALTER TABLE audit_logs SET (autovacuum_enabled = false)`)
+	type tables struct {
 		Phases map[string]float64
 		Tables []struct {
 			Vacuum *struct {
 				State, Mode string
-				BytesBefore int64 `json:"bytes_before"`
+				BytesBefore int64           `json:"bytes_before"`
+				BloatBefore json.RawMessage `json:"bloat_bytes_before"`
+				BloatAfter  *int64          `json:"bloat_bytes_after"`
 			}
 		}
 	}
+	var report, status tables
 	s.json(t, &report, "run").expect(t, done, "vacuum done")
 	require.Positive(t, report.Phases["vacuum"])
 	require.Equal(t, "done", report.Tables[0].Vacuum.State)
 	require.Equal(t, "ANALYZE", report.Tables[0].Vacuum.Mode)
 	require.Positive(t, report.Tables[0].Vacuum.BytesBefore)
+	require.Equal(t, "null", string(report.Tables[0].Vacuum.BloatBefore))
+	require.Positive(t, *report.Tables[0].Vacuum.BloatAfter)
+	s.json(t, &status, "status").expect(t, done)
+	require.Equal(t, report.Tables[0].Vacuum, status.Tables[0].Vacuum)
+	s.run(t, "status").expect(t, done, " dead rows, bloat unknown -> ")
 	s.run(t, "run").expect(t, done, "nothing is old enough")
 }

@@ -25,6 +25,7 @@ func TestWrongConfiguration(t *testing.T) {
 		"number without a unit": {func(s *site) { s.defaults = "retention: 90" }, []string{"defaults.retention", "unit"}},
 		"same table twice":      {func(s *site) { s.tables = "- name: audit_logs\n- name: public.AUDIT_LOGS" }, []string{"tables[1].name"}},
 		"all at once":           {func(s *site) { s.defaults = "retention: 3d, batch_size: 0" }, []string{"batch_size", "2 problems"}},
+		"FULL, not allowed":     {func(s *site) { s.defaults += ", vacuum_mode: FULL" }, []string{"defaults.vacuum_mode", "allow: [vacuum_full]"}},
 		"no schedule":           {func(s *site) { s.defaults += ", schedule: sometimes" }, []string{"defaults.schedule"}},
 	} {
 		t.Run(name, func(t *testing.T) {

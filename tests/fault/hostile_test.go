@@ -45,6 +45,15 @@ func (s *site) cat(program, key string) cat {
 	var stderr bytes.Buffer
 	out := &counter{}
 	cmd.Stdout, cmd.Stderr = out, &stderr
+	memory := s.watched(ctx, cmd)
+	require.NoError(s.t, ctx.Err(), key)
+	return cat{code: cmd.ProcessState.ExitCode(), stderr: stderr.String(), bytes: out.n, memory: memory}
+}
+
+// watched runs a program to its end, which its state then has, and returns the most memory
+// that it held, in bytes.
+func (s *site) watched(ctx context.Context, cmd *exec.Cmd) int64 {
+	s.t.Helper()
 	require.NoError(s.t, cmd.Start())
 	// Not what Wait reports: that is at least the memory of this process, which forked.
 	watched, watching := context.WithCancel(ctx)
@@ -57,10 +66,9 @@ func (s *site) cat(program, key string) cat {
 		}
 		memory <- most
 	}()
-	_ = cmd.Wait() // how it ended is in its state
+	_ = cmd.Wait()
 	watching()
-	require.NoError(s.t, ctx.Err(), key)
-	return cat{code: cmd.ProcessState.ExitCode(), stderr: stderr.String(), bytes: out.n, memory: <-memory}
+	return <-memory
 }
 
 // held is the most memory that a program has held since it started, in bytes.
