@@ -115,7 +115,7 @@ bench-curve: deps build ## Archive 1 to 20 million rows: the cost of a row must 
 
 .PHONY: bench-tools
 bench-tools:
-	@command -v pigz >/dev/null || { echo "installing pigz"; { apt-get update -q && apt-get install -y -q pigz; } || dnf install -y -q pigz || brew install pigz; } >&2
+	@scripts/pigz.sh
 
 .PHONY: bench-fleet
 bench-fleet: deps ## What a fleet costs its control database: a million batches, 50 replicas (ten minutes); FLEET_FLAGS shortens it
@@ -145,7 +145,7 @@ deps: ## Find or install PostgreSQL's programs, and build the local S3 server
 	@CGO_ENABLED=0 go -C tools/s3dev build -trimpath -ldflags '-s -w' -o $(ARCHIVER_S3DEV) .
 
 .PHONY: extras
-extras: ## Install what only some tests need: PgBouncer, libfaketime, Chromium and what drives it
+extras: ## Install what only some tests need: PgBouncer, libfaketime, pigz, Chromium and what drives it
 	@scripts/extras.sh
 
 .PHONY: up

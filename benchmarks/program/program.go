@@ -13,12 +13,12 @@ import (
 // cannot go on; hint says where it comes from.
 func Find(name, binDir, hint string) (string, error) {
 	beside := filepath.Join(binDir, name)
-	if info, err := os.Stat(beside); binDir != "" && err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+	if info, err := os.Stat(beside); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 		return beside, nil
 	}
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", fmt.Errorf("%s is needed and is neither in %q nor on the PATH (hint: %s): %w", name, binDir, hint, err)
+		return "", fmt.Errorf("%s is needed, and is neither beside the programs of the database server (%s) nor on the PATH; hint: %s", name, binDir, hint)
 	}
 	return path, nil
 }
