@@ -57,7 +57,7 @@ func (p *report) save(dir string) (string, error) {
 	if p.LinkEach {
 		what += "-linkeach"
 	}
-	return p.Run.Save(dir, what, p)
+	return p.Save(dir, what, p)
 }
 
 // find returns a contender's result, and false if it did not run.
