@@ -6,6 +6,7 @@ MAKEFLAGS += --no-builtin-rules
 
 BIN           := $(CURDIR)/bin
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.1
+BENCHSTAT     := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 COMPOSE       := $(shell if docker compose version >/dev/null 2>&1; then echo docker compose; else echo docker-compose; fi)
 
 # The crash tests stop the program at named points, which only this tag compiles in.
@@ -14,6 +15,9 @@ TEST_FLAGS   ?= -count=1 -timeout 20m
 FUZZ_TIME    ?= 20s
 BENCH_FLAGS  ?= -benchtime 1s
 BENCH_ROWS   ?= 1000000
+# Microbenchmarks: how often each, and a file that keeps them.
+COUNT        ?=
+OUT          ?=
 FLEET_FLAGS  ?=
 # More flags of the benchmark; see go run ./benchmarks -help.
 BENCH        ?=
@@ -111,15 +115,24 @@ bench-curve: deps build ## Archive 1 to 20 million rows: the cost of a row must 
 
 .PHONY: bench-tools
 bench-tools:
-	@command -v pigz >/dev/null || { echo "installing pigz"; { apt-get update -q && apt-get install -y -q pigz; } || dnf install -y -q pigz || brew install pigz; } >&2
+	@scripts/pigz.sh
 
 .PHONY: bench-fleet
 bench-fleet: deps ## What a fleet costs its control database: a million batches, 50 replicas (ten minutes); FLEET_FLAGS shortens it
 	go run ./benchmarks/fleet -json benchmarks/results/fleet.json $(FLEET_FLAGS)
 
+# The commit is that of the code, so the header is written before the file is.
 .PHONY: microbench
-microbench: ## Run the Go benchmarks of single functions
-	go test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) $(PKG)
+microbench: ## Run the Go benchmarks of single functions; COUNT=6 OUT=benchmarks/results/microbench.txt keeps them
+	@$(if $(OUT),mkdir -p $(dir $(OUT)) && header=$$(printf '# %s\n' "commit $$(git describe --always --dirty --abbrev=12), $$(date -u +%FT%TZ)" "$$(go version)" \
+	  "$$(uname -sm), $$(getconf _NPROCESSORS_ONLN) cores, load before: $$(uptime | sed 's/.*load average[s]*: *//')") && echo "$$header" >$(OUT))
+	go test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) $(if $(COUNT),-count $(COUNT)) $(PKG)$(if $(OUT), | tee /dev/stderr | grep -E '^(goos|goarch|pkg|cpu|Benchmark)' >>$(OUT))
+
+# Out of go.mod: a tool that compares two files is none of the product's dependencies.
+.PHONY: benchstat
+benchstat: ## Run them six times (COUNT=) and compare with benchmarks/results/microbench.txt, where there is one
+	@$(MAKE) --no-print-directory microbench COUNT=$(or $(COUNT),6) OUT=$(BIN)/microbench.txt
+	go run $(BENCHSTAT) $(addprefix before=,$(wildcard benchmarks/results/microbench.txt)) now=$(BIN)/microbench.txt
 
 .PHONY: fmt
 fmt: $(BIN)/golangci-lint ## Format the code
@@ -132,7 +145,7 @@ deps: ## Find or install PostgreSQL's programs, and build the local S3 server
 	@CGO_ENABLED=0 go -C tools/s3dev build -trimpath -ldflags '-s -w' -o $(ARCHIVER_S3DEV) .
 
 .PHONY: extras
-extras: ## Install what only some tests need: PgBouncer, libfaketime, Chromium and what drives it
+extras: ## Install what only some tests need: PgBouncer, libfaketime, pigz, Chromium and what drives it
 	@scripts/extras.sh
 
 .PHONY: up

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -28,6 +29,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/audit-table-archiver/archiver/benchmarks/record"
 	"github.com/audit-table-archiver/archiver/internal/localserver"
 )
 
@@ -40,11 +42,14 @@ type bench struct {
 	workers           int
 	roundTrip         time.Duration
 	megabytes         float64
+	linkEach          bool
 	statements        int
 
 	pg  *localserver.Postgres
 	s3  *localserver.S3
 	dir string
+
+	psql, pigz string // of the pipeline by hand
 
 	before account // of the contender that runs
 }
@@ -56,17 +61,18 @@ func main() {
 	flag.IntVar(&b.rows, "rows", 1_000_000, "rows in the table")
 	shapeName := flag.String("shape", "audit", "audit (450 bytes), narrow (200) or wide (4 KB)")
 	flag.StringVar(&b.profile, "profile", "default", "default, single-batch, high-performance, memory-constrained, network-constrained, or all")
-	only := flag.String("only", "", "only these contenders, with commas: floor, hand, compare, or a profile")
+	only := flag.String("only", "", "only these contenders, with commas: floor, hand, hand-slow, compare, or a profile")
 	flag.IntVar(&b.workers, "workers", 0, "so many replicas of one batch each, on slow storage, in the place of archiver run")
 	flag.DurationVar(&b.roundTrip, "storage-round-trip", 50*time.Millisecond, "of slow storage: with -workers and in the profile network-constrained")
 	flag.Float64Var(&b.megabytes, "storage-mb", 20, "MB a second of slow storage, each way, for all replicas together")
+	flag.BoolVar(&b.linkEach, "storage-link-each", false, "with -workers: slow storage by a link for each replica, as on machines of their own")
 	flag.IntVar(&b.statements, "statements", 0, "print so many of the statements that cost the server most")
 	asJSON := flag.Bool("json", false, "print JSON")
 	out := flag.String("out", "", "also write JSON to a file in this folder")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := b.main(ctx, *shapeName, *only, *asJSON, *out)
+	err := b.main(ctx, os.Stdout, *shapeName, *only, *asJSON, *out)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		stop()
@@ -74,12 +80,15 @@ func main() {
 	}
 }
 
-func (b *bench) main(ctx context.Context, shapeName, only string, asJSON bool, out string) (err error) {
+func (b *bench) main(ctx context.Context, w io.Writer, shapeName, only string, asJSON bool, out string) (err error) {
 	if b.shape, err = shapeNamed(shapeName); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(profiles(), func(p profile) bool { return p.name == b.profile || b.profile == "all" }) {
 		return fmt.Errorf("no profile %q", b.profile)
+	}
+	if b.linkEach && b.workers == 0 {
+		return errors.New("-storage-link-each is about replicas: give -workers too")
 	}
 	if only != "" {
 		b.only = strings.Split(only, ",")
@@ -104,18 +113,19 @@ func (b *bench) main(ctx context.Context, shapeName, only string, asJSON bool, o
 		note("written to %s", name)
 	}
 	if asJSON {
-		return json.NewEncoder(os.Stdout).Encode(r)
+		return json.NewEncoder(w).Encode(r)
 	}
-	r.print(os.Stdout)
+	r.print(w)
 	return nil
 }
 
 func (b *bench) run(ctx context.Context) (_ *report, err error) {
-	r := &report{At: time.Now().UTC(), Commit: commit(ctx), Machine: thisMachine(), Shape: b.shape.name, Rows: b.rows, Profile: b.profile, Workers: b.workers}
-	if b.workers > 0 || b.profile == "network-constrained" || b.profile == "all" {
+	contenders := b.contenders()
+	r := &report{Run: record.Here(ctx), Shape: b.shape.name, Rows: b.rows, Profile: b.profile, Workers: b.workers, LinkEach: b.linkEach}
+	if slices.ContainsFunc(contenders, func(c contender) bool { return c.slow }) {
 		r.RoundTrip, r.Megabytes = b.roundTrip.String(), b.megabytes
 	}
-	stop, err := b.start(ctx)
+	stop, err := b.start(ctx, contenders)
 	if err != nil {
 		return nil, err
 	}
@@ -124,29 +134,24 @@ func (b *bench) run(ctx context.Context) (_ *report, err error) {
 	if err := b.load(ctx, r); err != nil {
 		return nil, fmt.Errorf("load the rows: %w", err)
 	}
-	for i, c := range b.contenders() {
-		if len(b.only) > 0 && !slices.Contains(b.only, c.key) {
-			continue
-		}
-		if c.key == "hand" {
-			for _, tool := range []string{"psql", "pigz"} {
-				if _, err := exec.LookPath(tool); err != nil {
-					return nil, fmt.Errorf("%s is needed for the pipeline by hand: %w (make bench installs it)", tool, err)
-				}
-			}
-		}
+	return r, b.measureAll(ctx, r, contenders)
+}
+
+func (b *bench) measureAll(ctx context.Context, r *report, contenders []contender) error {
+	for i, c := range contenders {
 		note("%s", c.name)
-		res, err := b.measure(ctx, c, fmt.Sprintf("contender_%d", i))
+		res, err := b.measure(ctx, c, contenderDB(i))
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
+			return fmt.Errorf("%s: %w", c.name, err)
 		}
 		r.Results = append(r.Results, res)
 	}
-	return r, nil
+	return nil
 }
 
-// start brings up the servers; stop takes them down.
-func (b *bench) start(ctx context.Context) (stop func() error, err error) {
+// start brings up the servers, and looks for whatever else the contenders need; stop takes
+// the servers down.
+func (b *bench) start(ctx context.Context, contenders []contender) (stop func() error, err error) {
 	var undo []func() error
 	stop = func() error {
 		var all error
@@ -172,6 +177,11 @@ func (b *bench) start(ctx context.Context) (stop func() error, err error) {
 		return nil, err
 	}
 	undo = append(undo, b.pg.Stop)
+	if slices.ContainsFunc(contenders, func(c contender) bool { return c.byHand }) {
+		if err = b.findTools(); err != nil {
+			return nil, err
+		}
+	}
 	if b.s3, err = localserver.StartS3(ctx, localserver.S3Options{}); err != nil {
 		return nil, err
 	}
@@ -213,7 +223,10 @@ func (b *bench) measure(ctx context.Context, c contender, db string) (r result, 
 	if r, err = c.run(ctx, db); err != nil {
 		return r, err
 	}
-	r.Key, r.Name = c.key, c.name
+	r.Key, r.Name, r.Slow = c.key, c.name, c.slow
+	if r.Rows != int64(b.rows) {
+		return r, fmt.Errorf("%d rows came out of %d", r.Rows, b.rows)
+	}
 	if err := b.printStatements(ctx); err != nil {
 		return r, err
 	}
@@ -250,6 +263,9 @@ func (b *bench) empty(ctx context.Context, db string) error {
 	return nil
 }
 
+// contenderDB is the database of a contender.
+func contenderDB(i int) string { return fmt.Sprintf("contender_%d", i) }
+
 func timed(fn func() error) (float64, error) {
 	began := time.Now()
 	err := fn()
@@ -266,12 +282,12 @@ func (b *bench) sql(ctx context.Context, db, sql string) error {
 	return err
 }
 
-func (b *bench) shell(ctx context.Context, script string, args ...string) error {
+func (b *bench) shell(ctx context.Context, script string, args ...string) (string, error) {
 	out, err := exec.CommandContext(ctx, "bash", append([]string{"-c", script, "bench"}, args...)...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+		return "", fmt.Errorf("%w: %s", err, out)
 	}
-	return nil
+	return string(out), nil
 }
 
 func note(format string, args ...any) { fmt.Fprintf(os.Stderr, "· "+format+"\n", args...) }

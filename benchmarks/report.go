@@ -1,18 +1,11 @@
 package main
 
 import (
-	"bufio"
-	"context"
-	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
-	"strings"
 	"text/tabwriter"
-	"time"
+
+	"github.com/audit-table-archiver/archiver/benchmarks/record"
 )
 
 // result is one contender's account.
@@ -22,6 +15,8 @@ type result struct {
 	Seconds float64            `json:"seconds"`        // without the VACUUM below
 	Vacuum  float64            `json:"vacuum_seconds"` // of the VACUUM (ANALYZE) afterwards: the archiver's own, else ours
 	Phases  map[string]float64 `json:"phases"`         // seconds, summed over batches that overlap
+	Slow    bool               `json:"slow_storage,omitempty"`
+	Rows    int64              `json:"rows"` // that came out of the table
 	Batches int64              `json:"batches,omitempty"`
 	PeakMB  float64            `json:"peak_rss_mb,omitempty"` // of one process
 	Raw     int64              `json:"raw_bytes,omitempty"`
@@ -40,68 +35,29 @@ func (r result) cpu() float64   { return r.ClientCPU + r.DatabaseCPU + r.Storage
 
 // report is what one run of the benchmark leaves in benchmarks/results.
 type report struct {
-	At         time.Time `json:"at"`
-	Commit     string    `json:"commit"`
-	Machine    machine   `json:"machine"`
-	PostgreSQL string    `json:"postgresql"`
-	Shape      string    `json:"shape"`
-	RowBytes   float64   `json:"row_bytes"` // of a row in the table, without indexes
-	Rows       int       `json:"rows"`
-	Profile    string    `json:"profile"`
-	Workers    int       `json:"workers,omitempty"`
-	RoundTrip  string    `json:"storage_round_trip,omitempty"`
-	Megabytes  float64   `json:"storage_mb_per_second,omitempty"`
-	Results    []result  `json:"results"`
-}
-
-type machine struct {
-	CPU   string `json:"cpu"`
-	Cores int    `json:"cores"`
-	OS    string `json:"os"`
-	Load  string `json:"load_before"` // other work on the machine makes times useless, and CPU seconds doubtful
-}
-
-func thisMachine() machine {
-	m := machine{Cores: runtime.NumCPU(), OS: runtime.GOOS + "/" + runtime.GOARCH}
-	if f, err := os.Open("/proc/cpuinfo"); err == nil {
-		defer f.Close() //nolint:errcheck // only read
-		for s := bufio.NewScanner(f); s.Scan(); {
-			if name, value, ok := strings.Cut(s.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
-				m.CPU = strings.TrimSpace(value)
-				break
-			}
-		}
-	}
-	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
-		m.Load = strings.Join(strings.Fields(string(load))[:3], " ")
-	}
-	return m
-}
-
-// commit names the source that is measured; empty outside of a clone.
-func commit(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12").Output()
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(out))
+	record.Run
+	PostgreSQL string   `json:"postgresql"`
+	Shape      string   `json:"shape"`
+	RowBytes   float64  `json:"row_bytes"` // of a row in the table, without indexes
+	Rows       int      `json:"rows"`
+	Profile    string   `json:"profile"`
+	Workers    int      `json:"workers,omitempty"`
+	RoundTrip  string   `json:"storage_round_trip,omitempty"`
+	Megabytes  float64  `json:"storage_mb_per_second,omitempty"`
+	LinkEach   bool     `json:"storage_link_each,omitempty"` // else one link for all replicas
+	Results    []result `json:"results"`
 }
 
 // save writes the report under a name that says what was measured, and when.
 func (p *report) save(dir string) (string, error) {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return "", err
-	}
-	name := fmt.Sprintf("%s-%s-%d-%s", p.At.Format("20060102T150405Z"), p.Shape, p.Rows, p.Profile)
+	what := fmt.Sprintf("%s-%d-%s", p.Shape, p.Rows, p.Profile)
 	if p.Workers > 0 {
-		name += fmt.Sprintf("-%dworkers", p.Workers)
+		what += fmt.Sprintf("-%dworkers", p.Workers)
 	}
-	doc, err := json.MarshalIndent(p, "", "  ")
-	if err != nil {
-		return "", err
+	if p.LinkEach {
+		what += "-linkeach"
 	}
-	name = filepath.Join(dir, name+".json")
-	return name, os.WriteFile(name, append(doc, '\n'), 0o600)
+	return p.Save(dir, what, p)
 }
 
 // find returns a contender's result, and false if it did not run.
@@ -112,6 +68,25 @@ func (p *report) find(key string) (result, bool) {
 		}
 	}
 	return result{}, false
+}
+
+// handFor is the pipeline by hand with the same way to storage.
+func (p *report) handFor(r result) (result, bool) {
+	if r.Slow {
+		return p.find(handSlow)
+	}
+	return p.find("hand")
+}
+
+func (p *report) links() string {
+	switch {
+	case p.Workers == 0:
+		return ""
+	case p.LinkEach:
+		return fmt.Sprintf(", over %d links, one for each replica", p.Workers)
+	default:
+		return fmt.Sprintf(", over one link for %d replicas", p.Workers)
+	}
 }
 
 // times is a ratio as people read it, or a dash.
@@ -125,12 +100,15 @@ func times(a, b float64, ok bool) string {
 func (p *report) print(w io.Writer) {
 	fmt.Fprintf(w, "%s: %d rows of %.0f bytes, PostgreSQL %s, %d cores for everything (%s), load %s, commit %s\n\n",
 		p.Shape, p.Rows, p.RowBytes, p.PostgreSQL, p.Machine.Cores, p.Machine.CPU, p.Machine.Load, p.Commit)
+	if p.RoundTrip != "" {
+		fmt.Fprintf(w, "slow storage is %s and %g MB/s away%s\n\n", p.RoundTrip, p.Megabytes, p.links())
+	}
 	floor, haveFloor := p.find("floor")
-	hand, haveHand := p.find("hand")
 	mb := float64(p.Rows) * p.RowBytes / 1e6
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "seconds\tvacuum\ttotal\tx floor\thand / it\trows/s\tMB/s\tpeak MB\tstored MB\tWAL B/row\t")
 	for _, r := range p.Results {
+		hand, haveHand := p.handFor(r)
 		fmt.Fprintf(t, "%.1f\t%.1f\t%.1f\t%s\t%s\t%.0f\t%.0f\t%.0f\t%.1f\t%.0f\t  %s\n", r.Seconds, r.Vacuum, r.total(),
 			times(r.total(), floor.total(), haveFloor), times(hand.total(), r.total(), haveHand),
 			float64(p.Rows)/r.total(), mb/r.total(), r.PeakMB, float64(r.Stored)/1e6, r.WALPerRow, r.Name)

@@ -11,13 +11,12 @@ import (
 	"github.com/audit-table-archiver/archiver/internal/objstore"
 )
 
+// handObject is what the pipeline by hand leaves in its bucket.
+const handObject = "by-hand.jsonl.gz"
+
 // upload stands in for `aws s3 cp`: one object, in parts, with a checksum.
-func (b *bench) upload(ctx context.Context, file string) error {
-	const bucket = "by-hand"
-	if err := b.s3.CreateBucket(ctx, bucket, false); err != nil {
-		return err
-	}
-	store, err := objstore.Open(ctx, objstore.Config{Bucket: bucket, Endpoint: b.s3.Endpoint, PathStyle: true, AccessKeyID: b.s3.AccessKey, SecretAccessKey: b.s3.SecretKey})
+func (b *bench) upload(ctx context.Context, endpoint, bucket, file string) error {
+	store, err := objstore.Open(ctx, objstore.Config{Bucket: bucket, Endpoint: endpoint, PathStyle: true, AccessKeyID: b.s3.AccessKey, SecretAccessKey: b.s3.SecretKey})
 	if err != nil {
 		return err
 	}
@@ -31,6 +30,6 @@ func (b *bench) upload(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	_, err = store.Put(ctx, "by-hand.jsonl.gz", f, objstore.Blob{Size: size, SHA256: [32]byte(sha.Sum(nil)), CRC64NVME: crc.Sum64(), ContentType: "application/gzip"})
+	_, err = store.Put(ctx, handObject, f, objstore.Blob{Size: size, SHA256: [32]byte(sha.Sum(nil)), CRC64NVME: crc.Sum64(), ContentType: "application/gzip"})
 	return err
 }

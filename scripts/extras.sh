@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what only some tests need beside PostgreSQL: PgBouncer, libfaketime, under
 # which a server's clock is another one, systemd-analyze, which judges units, promtool,
-# which judges alert rules, and a browser with what drives it. Where that is not possible it says so; the tests in
-# question then fail and say it again.
+# which judges alert rules, pigz, and a browser with what drives it. Where that is not
+# possible it says so; the tests in question then fail and say it again.
 set -euo pipefail
 
 have_faketime() { compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null || compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null || compgen -G '/opt/homebrew/lib/faketime/libfaketime*' >/dev/null; }
@@ -47,5 +47,6 @@ if ! command -v promtool >/dev/null; then
 fi
 command -v promtool >/dev/null ||
   echo "extras: install promtool by hand (package prometheus); without it TestAlerts and TestDashboard fail" >&2
+"$(dirname "${BASH_SOURCE[0]}")/pigz.sh"
 "$(dirname "${BASH_SOURCE[0]}")/browser.sh" install >/dev/null ||
   echo "extras: install Chromium and Node.js by hand, then: make extras; without them TestBrowser fails" >&2

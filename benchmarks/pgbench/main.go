@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/signal"
@@ -14,20 +15,22 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"github.com/audit-table-archiver/archiver/benchmarks/record"
 )
 
 // recommended is the pace of docs/THROTTLE.md, for the defaults of a configuration.
 const recommended = `batch_size: 2000, adaptive_batch: {enabled: false}, concurrency: 1, throttle: {max_rows_per_second: 2000}`
 
 type options struct {
-	Archiver string
-	Seconds  int
-	Rounds   int
-	Clients  int
-	Scale    int
-	Rows     int
-	Rate     int
-	Pace     string
+	Archiver string `json:"-"` // a file of this machine
+	Seconds  int    `json:"seconds"`
+	Rounds   int    `json:"rounds"`
+	Clients  int    `json:"clients"`
+	Scale    int    `json:"scale"`
+	Rows     int    `json:"rows"`
+	Rate     int    `json:"rate"`
+	Pace     string `json:"pace"`
 }
 
 // contender is what runs beside pgbench; without defaults, nothing does.
@@ -37,22 +40,30 @@ type contender struct {
 	refill bool
 }
 
-// run is one turn of a contender.
-type run struct {
+// turn is one of a contender's.
+type turn struct {
 	TPS         float64 `json:"tps"`
 	LatencyMS   float64 `json:"latency_ms"`
-	Rows        int64   `json:"rows"`         // archived meanwhile
 	LossPercent float64 `json:"loss_percent"` // against pgbench alone, right before and right after
+	archived
 }
 
 // result is all turns of one.
 type result struct {
 	Name          string  `json:"name"`
-	Runs          []run   `json:"runs"`
+	Runs          []turn  `json:"runs"`
 	TPS           float64 `json:"tps"` // the median
 	LatencyMS     float64 `json:"latency_ms"`
 	LossPercent   float64 `json:"loss_percent"`
 	RowsPerSecond float64 `json:"rows_per_second"`
+}
+
+// report is what -out and -json leave.
+type report struct {
+	record.Run
+	PostgreSQL string   `json:"postgresql"`
+	Options    options  `json:"options"`
+	Results    []result `json:"results"`
 }
 
 func main() {
@@ -66,31 +77,47 @@ func main() {
 	flag.IntVar(&o.Rate, "rate", 0, "transactions a second that pgbench aims at; 0: as many as it can")
 	flag.StringVar(&o.Pace, "pace", recommended, "keys of defaults for the recommended pace")
 	asJSON := flag.Bool("json", false, "print JSON")
+	out := flag.String("out", "", "also write JSON to a file in this folder")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	results, err := measure(ctx, o)
-	if err != nil {
+	if err := run(ctx, o, *asJSON, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		stop()
 		os.Exit(1) //nolint:gocritic // stop was called
 	}
-	if *asJSON {
-		_ = json.NewEncoder(os.Stdout).Encode(results) // to a terminal or a pipe that is gone
-		return
-	}
-	show(results, o)
 }
 
-func measure(ctx context.Context, o options) (_ []result, err error) {
+func run(ctx context.Context, o options, asJSON bool, out string) error {
+	r := &report{Run: record.Here(ctx), Options: o}
+	if err := r.measure(ctx); err != nil {
+		return err
+	}
+	if out != "" {
+		file, err := r.Save(out, "pgbench", r)
+		if err != nil {
+			return err
+		}
+		note("written to %s", file)
+	}
+	if asJSON {
+		return json.NewEncoder(os.Stdout).Encode(r)
+	}
+	r.print(os.Stdout)
+	return nil
+}
+
+func (r *report) measure(ctx context.Context) (err error) {
+	o := r.Options
 	if o.Archiver, err = filepath.Abs(o.Archiver); err != nil {
-		return nil, err
+		return err
 	}
 	s, err := newServers(ctx, o)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
+	r.PostgreSQL = s.pg.Version
 	alone := result{Name: "alone"}
 	results := []result{{}}
 	for _, c := range []contender{
@@ -99,27 +126,28 @@ func measure(ctx context.Context, o options) (_ []result, err error) {
 	} {
 		mine, before, err := s.turns(ctx, c, o)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		results, alone.Runs = append(results, mine), append(alone.Runs, before...)
 	}
 	results[0] = alone
 	for i := range results {
-		r := &results[i]
-		r.TPS = median(r.Runs, func(x run) float64 { return x.TPS })
-		r.LatencyMS = median(r.Runs, func(x run) float64 { return x.LatencyMS })
-		r.RowsPerSecond = median(r.Runs, func(x run) float64 { return float64(x.Rows) }) / float64(o.Seconds)
-		r.LossPercent = median(r.Runs, func(x run) float64 { return x.LossPercent })
+		x := &results[i]
+		x.TPS = median(x.Runs, func(t turn) float64 { return t.TPS })
+		x.LatencyMS = median(x.Runs, func(t turn) float64 { return t.LatencyMS })
+		x.RowsPerSecond = median(x.Runs, func(t turn) float64 { return t.RowsPerSecond })
+		x.LossPercent = median(x.Runs, func(t turn) float64 { return t.LossPercent })
 	}
-	return results, nil
+	r.Results = results
+	return nil
 }
 
 // turns alternates between a contender and pgbench alone, so that each turn has two of
 // these as neighbours to be compared with: a machine that is shared is now faster and now
 // slower, by more than the loss that is looked for.
-func (s *servers) turns(ctx context.Context, c contender, o options) (mine result, alone []run, err error) {
+func (s *servers) turns(ctx context.Context, c contender, o options) (mine result, alone []turn, err error) {
 	mine.Name = c.name
-	turn := func(c contender, config string) (run, error) {
+	take := func(c contender, config string) (turn, error) {
 		r, err := s.turn(ctx, config, o)
 		if err != nil {
 			return r, fmt.Errorf("%s: %w", c.name, err)
@@ -138,7 +166,7 @@ func (s *servers) turns(ctx context.Context, c contender, o options) (mine resul
 				return mine, nil, err
 			}
 			// The disk has to settle after so many rows: this one does not count.
-			if _, err = turn(contender{name: "alone, to settle"}, ""); err != nil {
+			if _, err = take(contender{name: "alone, to settle"}, ""); err != nil {
 				return mine, nil, err
 			}
 		}
@@ -146,7 +174,7 @@ func (s *servers) turns(ctx context.Context, c contender, o options) (mine resul
 			contender
 			config string
 		}{{contender{name: "alone"}, ""}, {c, config}, {contender{name: "alone"}, ""}} {
-			r, err := turn(x.contender, x.config)
+			r, err := take(x.contender, x.config)
 			if err != nil {
 				return mine, nil, err
 			}
@@ -163,7 +191,7 @@ func (s *servers) turns(ctx context.Context, c contender, o options) (mine resul
 	return mine, alone, nil
 }
 
-func median(runs []run, of func(run) float64) float64 {
+func median(runs []turn, of func(turn) float64) float64 {
 	var all []float64
 	for _, r := range runs {
 		all = append(all, of(r))
@@ -172,18 +200,21 @@ func median(runs []run, of func(run) float64) float64 {
 	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
 }
 
-func show(results []result, o options) {
-	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(out, "\ttransactions/s\tloss\tlatency\trows archived/s\teach turn\tloss of each, %")
-	for _, r := range results {
+func (r *report) print(w io.Writer) {
+	o := r.Options
+	fmt.Fprintf(w, "PostgreSQL %s, %d cores for everything (%s), load %s, commit %s\n\n", r.PostgreSQL, r.Machine.Cores, r.Machine.CPU, r.Machine.Load, r.Commit)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "\ttransactions/s\tloss\tlatency\trows archived/s\teach turn\tloss of each, %")
+	for _, r := range r.Results {
 		var each, losses []int
 		for _, x := range r.Runs {
 			each, losses = append(each, int(x.TPS)), append(losses, int(math.Round(x.LossPercent)))
 		}
-		fmt.Fprintf(out, "%s\t%.0f\t%.1f %%\t%.2f ms\t%.0f\t%v\t%v\n", r.Name, r.TPS, r.LossPercent, r.LatencyMS, r.RowsPerSecond, each, losses)
+		fmt.Fprintf(t, "%s\t%.0f\t%.1f %%\t%.2f ms\t%.0f\t%v\t%v\n", r.Name, r.TPS, r.LossPercent, r.LatencyMS, r.RowsPerSecond, each, losses)
 	}
-	_ = out.Flush()                                                                                                                                         // to a terminal or a pipe that is gone
-	fmt.Printf("medians of %d turns of %d s; pgbench with %d clients at scale %d; recommended pace: %s\n", o.Rounds, o.Seconds, o.Clients, o.Scale, o.Pace) //nolint:forbidigo // a command's result
+	_ = t.Flush() // to a terminal or a pipe that is gone
+	fmt.Fprintf(w, "medians of %d turns of %d s; pgbench with %d clients at scale %d; recommended pace: %s\n", o.Rounds, o.Seconds, o.Clients, o.Scale, o.Pace)
+	fmt.Fprintln(w, "rows archived/s: from the end of the first batch within a turn to the end of the last. A turn begins when the two seconds' worth are used up that a table saves while nothing is archived of it.")
 }
 
 func note(format string, args ...any) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/audit-table-archiver/archiver/benchmarks/program"
 	"github.com/audit-table-archiver/archiver/internal/localserver"
 )
 
@@ -65,7 +66,7 @@ func newServers(ctx context.Context, o options) (_ *servers, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.pgbench, err = findPgbench(s.pg.BinDir); err != nil {
+	if s.pgbench, err = program.Find("pgbench", s.pg.BinDir, "it comes with the server or in postgresql-contrib"); err != nil {
 		return nil, err
 	}
 	if s.s3, err = localserver.StartS3(ctx, localserver.S3Options{}); err != nil {
@@ -84,23 +85,6 @@ func newServers(ctx context.Context, o options) (_ *servers, err error) {
 	return s, nil
 }
 
-// findPgbench looks beside the server's programs first: it should be of the same version.
-func findPgbench(binDir string) (string, error) {
-	if beside := filepath.Join(binDir, "pgbench"); isProgram(beside) {
-		return beside, nil
-	}
-	path, err := exec.LookPath("pgbench")
-	if err != nil {
-		return "", fmt.Errorf("pgbench is neither in %s nor on the PATH (hint: it comes with the server or in postgresql-contrib): %w", binDir, err)
-	}
-	return path, nil
-}
-
-func isProgram(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
-}
-
 func (s *servers) stop() error {
 	var errs []error
 	if s.pg != nil {
@@ -117,7 +101,7 @@ func (s *servers) stop() error {
 
 // turn runs pgbench for its time, beside an archiver that is at work before and after,
 // unless config is empty.
-func (s *servers) turn(ctx context.Context, config string, o options) (r run, err error) {
+func (s *servers) turn(ctx context.Context, config string, o options) (r turn, err error) {
 	for _, sql := range []string{"TRUNCATE pgbench_history", "VACUUM pgbench_branches, pgbench_tellers", "CHECKPOINT"} {
 		if err := s.sql(ctx, appDB, sql); err != nil {
 			return r, err
@@ -127,7 +111,7 @@ func (s *servers) turn(ctx context.Context, config string, o options) (r run, er
 		r.TPS, r.LatencyMS, err = s.bench(ctx, o)
 		return r, err
 	}
-	already, _, err := s.archived(ctx)
+	started, err := s.look(ctx, time.Time{})
 	if err != nil {
 		return r, err
 	}
@@ -137,21 +121,25 @@ func (s *servers) turn(ctx context.Context, config string, o options) (r run, er
 	if err := worker.Start(); err != nil {
 		return r, err
 	}
-	before, err := s.awaitMore(ctx, already)
+	began, err := s.awaitPace(ctx, started.now)
 	if err == nil {
 		r.TPS, r.LatencyMS, err = s.bench(ctx, o)
 	}
-	var after, left int64
 	if err == nil {
-		after, left, err = s.archived(ctx)
+		var after progress
+		after, err = s.look(ctx, began)
+		r.archived = after.archived
 	}
-	r.Rows = after - before
+	var left bool
+	if err == nil {
+		left, err = s.rowsLeft(ctx)
+	}
 	_ = worker.Process.Signal(syscall.SIGTERM) // Wait tells
 	if waitErr := worker.Wait(); waitErr != nil {
 		err = errors.Join(err, fmt.Errorf("archiver work: %w: %s", waitErr, log.Bytes()))
 	}
-	if err == nil && left == 0 {
-		err = errors.New("the archiver had nothing left to do before the turn was over: raise -rows")
+	if err == nil && !left {
+		err = fmt.Errorf("the archiver had nothing left to do before the turn was over, after %d rows of it: raise -rows", r.Rows)
 	}
 	return r, err
 }
@@ -191,33 +179,76 @@ databases: [{name: app, url: %q, tables: [{name: audit_logs}]}]
 	return file, nil
 }
 
-// awaitMore waits until the archiver is under way, and says how far it is.
-func (s *servers) awaitMore(ctx context.Context, already int64) (int64, error) {
+// awaitPace waits until the archiver has used up what its table saved while nothing was
+// archived of it, and has then ended the batch that took the last of it and one that had to
+// wait for its time, as all from then on. It returns the server's time.
+func (s *servers) awaitPace(ctx context.Context, since time.Time) (time.Time, error) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the archiver archived nothing within 30 s"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the archiver was not at work, at its pace, within 30 s"))
 	defer cancel()
-	for {
-		if n, _, err := s.archived(ctx); err != nil || n > already {
-			return n, err
+	for spent := false; ; {
+		p, err := s.look(ctx, since)
+		switch {
+		case err != nil:
+			return p.now, err
+		case p.credit == nil && p.batches > 0, spent && p.batches >= 2:
+			return p.now, nil
+		case !spent && p.batches > 0 && *p.credit <= 0:
+			spent, since = true, p.now
 		}
 		select {
 		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+			return time.Time{}, context.Cause(ctx)
 		case <-tick.C:
 		}
 	}
 }
 
-// archived counts the rows of batches that are done, and the batches that are not.
-func (s *servers) archived(ctx context.Context) (rows, left int64, err error) {
+// archived is what the archiver did meanwhile.
+type archived struct {
+	Rows int64 `json:"rows"`
+	// RowsPerSecond is from the end of the first batch to the end of the last: batches are
+	// archived whole, so that rows over the seconds of a turn would count up to one too many.
+	// With a single batch it is that.
+	RowsPerSecond float64 `json:"rows_per_second"`
+}
+
+type progress struct {
+	archived
+	batches int64     // that were archived
+	credit  *float64  // rows that the table may begin at once after its last batch; nil without a rate
+	now     time.Time // of the server
+}
+
+// look asks the ledger for what has been archived since then.
+func (s *servers) look(ctx context.Context, since time.Time) (p progress, err error) {
 	conn, err := pgx.Connect(ctx, s.pg.DSN(controlDB))
 	if err != nil {
-		return 0, 0, err
+		return p, err
 	}
 	defer conn.Close(ctx) //nolint:errcheck // it was only asked a question
-	err = conn.QueryRow(ctx, `SELECT coalesce(sum(rows), 0)::bigint, count(*) FILTER (WHERE archived_at IS NULL) FROM archiver.batch`).Scan(&rows, &left)
-	return rows, left, err
+	// Credit above 0 is left from a time without batches: a table at its pace owes some.
+	err = conn.QueryRow(ctx, `
+		WITH done AS (SELECT rows, archived_at, row_number() OVER (ORDER BY archived_at, id) AS n FROM archiver.batch WHERE archived_at > $1)
+		SELECT coalesce(sum(rows), 0)::bigint, count(*),
+		       coalesce((sum(rows) FILTER (WHERE n > 1) / nullif(extract(epoch FROM max(archived_at) - min(archived_at)), 0))::float8,
+		                sum(rows) / extract(epoch FROM clock_timestamp() - $1)::float8, 0),
+		       (SELECT max(credit) FROM archiver.table_throttle),
+		       clock_timestamp()
+		FROM done`, since).Scan(&p.Rows, &p.batches, &p.RowsPerSecond, &p.credit, &p.now)
+	return p, err
+}
+
+// rowsLeft looks into the table, as batches are planned a window at a time.
+func (s *servers) rowsLeft(ctx context.Context) (left bool, err error) {
+	conn, err := pgx.Connect(ctx, s.pg.DSN(appDB))
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(ctx) //nolint:errcheck // it was only asked a question
+	err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM audit_logs)").Scan(&left)
+	return left, err
 }
 
 // bench runs pgbench once.

@@ -5,6 +5,9 @@
 // deleted and the ledger is not touched. Objects are uploaded only where asked for, under
 // a prefix of their own, and they stay: the archiver never deletes an object.
 //
+// At the end the same rows are read once more, as a plain COPY to nowhere, to be compared
+// with.
+//
 // What it cannot measure is the delete, which takes about as long as reading does where
-// the server's disk keeps up, and the vacuum after it.
+// the server's disk keeps up, the vacuum after it, and what all of it costs the server.
 package measure

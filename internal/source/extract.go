@@ -61,8 +61,7 @@ func (d *DB) Extract(ctx context.Context, r ExtractRequest, open func(*Table) (i
 	}
 	ctx = doing(ctx, "read", r.Table)
 	var out Extracted
-	settings := "; SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL statement_timeout = " + milliseconds(r.Timeout)
-	err := d.inTx(ctx, readOnly, settings, func(t *tx) error {
+	err := d.inTx(ctx, readOnly, extractSettings(r.Timeout), func(t *tx) error {
 		if err := t.lockDefinition(ctx, r.Table); err != nil {
 			return err
 		}
@@ -158,8 +157,7 @@ func (t *Table) copySQL(where string, r ExtractRequest) string {
 	for _, c := range t.Columns {
 		list = append(list, c.expr)
 	}
-	return "COPY (SELECT " + strings.Join(list, ", ") + " FROM " + t.name() + " WHERE " + where +
-		" ORDER BY " + t.order() + " LIMIT " + strconv.FormatInt(r.MaxRows, 10) + ") TO STDOUT (FORMAT binary)"
+	return "COPY (SELECT " + strings.Join(list, ", ") + t.rowsSQL(where, r.MaxRows) + ") TO STDOUT (FORMAT binary)"
 }
 
 // contentHash covers every column of the row, whatever its type. The star matters: in

@@ -22,6 +22,9 @@ func TestBench(t *testing.T) {
 		StoredBytes int64 `json:"stored_bytes"`
 		Phases      map[string]float64
 		Seconds     float64
+		PeakMemory  float64 `json:"peak_memory_mb"`
+		Floor       float64 `json:"read_floor_seconds"`
+		TimesFloor  float64 `json:"times_read_floor"`
 		AtATime     int     `json:"batches_at_a_time"`
 		Estimate    float64 `json:"estimate_seconds"`
 		UploadedTo  string  `json:"uploaded_to"`
@@ -38,6 +41,11 @@ func TestBench(t *testing.T) {
 	for _, phase := range []string{"plan", "query", "serialize", "compress", "verify"} {
 		require.Positive(t, r.Phases[phase], phase)
 	}
+	require.Greater(t, r.PeakMemory, 5.0, "a Go program with a connection has more than that")
+	require.Less(t, r.PeakMemory, 500.0)
+	require.Positive(t, r.Floor)
+	require.InDelta(t, r.Seconds/r.Floor, r.TimesFloor, 1e-6)
+	require.Greater(t, r.TimesFloor, 1.0, "it reads, and does more than that")
 	require.Zero(t, r.Phases["upload"])
 	require.Empty(t, r.UploadedTo)
 	require.Empty(t, s.bucket.Keys(t))
@@ -53,7 +61,8 @@ func TestBench(t *testing.T) {
 	}
 	require.Equal(t, 500, lines)
 
-	s.run(t, "bench").expect(t, done, "delete: not measured", "upload: not measured", "Nothing was deleted")
+	s.run(t, "bench").expect(t, done, "delete: not measured", "upload: not measured", "Nothing was deleted",
+		"an ordered binary COPY to nowhere takes", "times as long", "Peak memory of this process")
 	s.run(t, "bench", "--rows", "0").expect(t, badUsage, "at least 1")
 	require.EqualValues(t, 600, s.db.Int(t, `SELECT count(*) FROM audit_logs`))
 	require.Zero(t, s.db.Int(t, `SELECT count(*) FROM pg_namespace WHERE nspname = 'archiver'`))
