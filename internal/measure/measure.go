@@ -108,8 +108,7 @@ func (m *measurement) batches(ctx context.Context, pages []source.Page) error {
 }
 
 // readFloor reads the same rows once more, as COPY gives them and to nowhere, one batch
-// after the other: whoever takes rows out of a table has to wait for that at least, if he
-// reads one batch at a time.
+// after the other: that is the least which anybody waits for who reads one batch at a time.
 //
 // It comes last, although the server has the pages at hand by then: read first, it would
 // have fetched them for the measurement, and the rows a second would no longer be those of

@@ -14,15 +14,16 @@ import (
 func TestMain(m *testing.M) { testkit.Main(m) }
 
 // TestTable measures a table whose columns the archiver reads in three ways (their own
-// binary form, the label of an enum, JSON made by the server), and looks at whether the
+// binary form, the label of an enum, JSON made by the server, also of a type that has no
+// binary form), and looks at whether the
 // floor is one of the same rows.
 func TestTable(t *testing.T) {
 	t.Parallel()
 	server := testkit.Postgres(t)
 	server.Exec(t, `CREATE TYPE colour AS ENUM ('red', 'green');
-		CREATE TABLE audit (id bigint PRIMARY KEY, created_at timestamptz NOT NULL, c colour, "odd name" int[], payload jsonb);
+		CREATE TABLE audit (id bigint PRIMARY KEY, created_at timestamptz NOT NULL, c colour, "odd name" int[], payload jsonb, acl aclitem);
 		CREATE INDEX ON audit (created_at, id);
-		INSERT INTO audit SELECT i, now() - interval '90 days' + i * interval '1 second', 'green', ARRAY[i, i], jsonb_build_object('text', repeat('x', 100)) FROM generate_series(1, 2500) i;
+		INSERT INTO audit SELECT i, now() - interval '90 days' + i * interval '1 second', 'green', ARRAY[i, i], jsonb_build_object('text', repeat('x', 100)), '=r/postgres' FROM generate_series(1, 2500) i;
 		INSERT INTO audit SELECT i, now(), 'red' FROM generate_series(2501, 2600) i`)
 	db, err := source.Open(t.Context(), config.Database{Name: "main", Primary: config.Secret(server.DSN), PoolSize: 3}, "test")
 	require.NoError(t, err)

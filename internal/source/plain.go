@@ -8,12 +8,13 @@ import (
 	"strings"
 	"time"
 
+	"github.com/audit-table-archiver/archiver/internal/encode"
 	"github.com/audit-table-archiver/archiver/internal/keyrange"
 )
 
 // CopyPlain reads the rows that Extract reads, at most maxRows of the range in key order,
 // as binary COPY, and drops them: what Extract can be compared with. The columns are as
-// the table has them, without those that name a row version, and the catalogs are not
+// the table has them, or in their text form where Extract has the server make JSON, without those that name a row version, and the catalogs are not
 // looked at again. The transaction is read-only. It returns how many rows there were.
 func (d *DB) CopyPlain(ctx context.Context, table *Table, r keyrange.Range, maxRows int64, timeout time.Duration) (rows int64, err error) {
 	ctx = doing(ctx, "read", table.Config)
@@ -39,6 +40,9 @@ func (t *Table) plainSQL(where string, maxRows int64) string {
 	list := make([]string, len(t.Columns))
 	for i, c := range t.Columns {
 		list[i] = col(c.Name)
+		if c.encode == encode.TypeRawJSON { // some of these types have no binary form, such as aclitem
+			list[i] = outputText(list[i])
+		}
 	}
 	return "COPY (SELECT " + strings.Join(list, ", ") + t.rowsSQL(where, maxRows) + ") TO STDOUT (FORMAT binary)"
 }
