@@ -150,9 +150,9 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 	var out *encode.Writer
 	var rows rowCounter
 	copying := began // but for the time until it begins
-	braked, stop := w.underBrake(ctx, a)
+	ctx, stop := w.underBrake(ctx, a)
 	defer stop()
-	s.extracted, err = from.Extract(braked, source.ExtractRequest{
+	s.extracted, err = from.Extract(ctx, source.ExtractRequest{
 		Table: a.table, Key: a.batch.KeyColumns, Range: a.batch.Range, MaxRows: maxRows,
 		Content: s.content, Timeout: w.Config.Worker.BatchTimeout,
 	}, func(t *source.Table) (io.Writer, error) {
@@ -162,7 +162,7 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 		out, err = encode.NewWriter(spoolWriter{a.progress.counted(f), w.spoolDir()}, o)
 		rows.Writer = out
 		copying = time.Now()
-		return failpoint.Writer(braked, "extract:row", out), err
+		return failpoint.Writer(ctx, "extract:row", out), err
 	}, rows.count)
 	if out != nil {
 		object, closeErr := out.Close()
@@ -178,7 +178,7 @@ func (w *Worker) read(ctx context.Context, a *attempt, from *source.DB, maxRows 
 	}
 	if err != nil {
 		_ = f.Close()
-		return nil, brakedBy(braked, err, rows.count())
+		return nil, brakedBy(ctx, err, rows.count())
 	}
 	a.described = s.extracted.Table
 	a.timings.Serialize += s.object.Serialize.Seconds()

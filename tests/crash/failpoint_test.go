@@ -32,7 +32,7 @@ var points = []string{
 }
 
 // notInABatch are the failpoints elsewhere, besides vacuumPoints and windowPoints.
-var notInABatch = []string{"enqueue:page", "schedule:claimed"}
+var notInABatch = []string{"walk:page", "enqueue:page", "schedule:claimed"}
 
 // at is the failpoint's action in the way of ARCHIVER_FAILPOINTS.
 func at(point, action string) string {
@@ -80,10 +80,12 @@ func TestKillAtEveryFailpoint(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, options{})
 	s.fill(t, "audit_logs", 60*batchSize)
-	plan, err := s.start(t.Context(), at("enqueue:page", "kill"), "plan")
-	require.NoError(t, err)
-	plan.wait(t, time.Minute)
-	require.True(t, plan.killed(), plan.log())
+	for _, point := range []string{"walk:page", "enqueue:page"} {
+		plan, err := s.start(t.Context(), at(point, "kill"), "plan")
+		require.NoError(t, err)
+		plan.wait(t, time.Minute)
+		require.True(t, plan.killed(), "%s: %s", point, plan.log())
+	}
 	s.run(t, "plan")
 	// Late rows make the first batches too large, which is what a split needs.
 	s.source.Exec(t, strings.NewReplacer("{t}", "audit_logs", "1, 3)", fmt.Sprintf("1, %d)", 3*batchSize)).Replace(changes[1].sql), 0.3, "late")
