@@ -20,7 +20,7 @@ import (
 )
 
 // recommended is the pace of docs/THROTTLE.md, for the defaults of a configuration.
-const recommended = `batch_size: 2000, adaptive_batch: {enabled: false}, concurrency: 1, throttle: {max_rows_per_second: 2000}`
+const recommended = `batch_size: 2000, adaptive_batch: {enabled: false}, concurrency: 1, throttle: {max_rows_per_second: 1000}`
 
 type options struct {
 	Archiver string `json:"-"` // a file of this machine
