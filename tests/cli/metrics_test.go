@@ -233,7 +233,7 @@ func TestMetricsWithoutControlDatabase(t *testing.T) {
 	u.Host = proxy.Addr
 	s.controlURL = u.String()
 	addr := s.listenAt(t)
-	s.worker = strings.Replace(s.worker, "lease: 20s", "lease: 2m", 1) // it is not to end by itself
+	s.worker = strings.Replace(s.worker, "lease: 20s", "lease: 5m", 1) // it is not to end by itself
 	s.configure(t)
 	w := s.start(t, "work")
 	var m map[string]float64
