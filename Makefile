@@ -123,7 +123,7 @@ bench-fleet: deps ## What a fleet costs its control database: a million batches,
 
 # The commit is that of the code, so the header is written before the file is.
 .PHONY: microbench
-microbench: ## Run the Go benchmarks of single functions; COUNT=6 OUT=benchmarks/results/microbench.txt keeps them
+microbench: deps ## Run the Go benchmarks of single functions; COUNT=6 OUT=benchmarks/results/microbench.txt keeps them
 	@$(if $(OUT),mkdir -p $(dir $(OUT)) && header=$$(printf '# %s\n' "commit $$(git describe --always --dirty --abbrev=12), $$(date -u +%FT%TZ)" "$$(go version)" \
 	  "$$(uname -sm), $$(getconf _NPROCESSORS_ONLN) cores, load before: $$(uptime | sed 's/.*load average[s]*: *//')") && echo "$$header" >$(OUT))
 	go test -run '^$$' -bench . -benchmem $(BENCH_FLAGS) $(if $(COUNT),-count $(COUNT)) $(PKG)$(if $(OUT), | tee /dev/stderr | grep -E '^(goos|goarch|pkg|cpu|Benchmark)' >>$(OUT))
