@@ -16,9 +16,9 @@ import (
 )
 
 // drainEvery is how often a drain looks at the queue while more than one job is left; for
-// the last one it looks when that ends, if it is this process's own. And
-// drainShare how much longer it waits than a look takes: counting a million jobs again and
-// again would be work for the control database of its own.
+// the last one it looks when that ends, if it is this process's own. drainShare is how much
+// longer it waits than a look takes: counting a million jobs again and again would be work
+// for the control database of its own.
 const (
 	drainEvery = 100 * time.Millisecond
 	drainShare = 20

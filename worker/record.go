@@ -153,10 +153,10 @@ func (w *Worker) completeJob(ctx context.Context, tx pgx.Tx, a *attempt) error {
 	return endJob(ctx, w.Ledger, tx, a.job)
 }
 
-// endJob completes the River job of a batch or a vacuum in the ledger's transaction, if this attempt still
-// owns it. River itself does not check that: a job that was given to another worker
-// meanwhile must not be completed under it. The ledger's own compare-and-set has decided
-// about the batch already.
+// endJob completes the River job of a batch or a vacuum in the ledger's transaction, if
+// this attempt still owns it. River itself does not check that: a job that was given to
+// another worker meanwhile must not be completed under it. The ledger's own
+// compare-and-set has decided already.
 func endJob[T river.JobArgs](ctx context.Context, l *ledger.Ledger, tx pgx.Tx, job *river.Job[T]) error {
 	var mine bool
 	err := tx.QueryRow(ctx, l.SQL(`
