@@ -90,9 +90,10 @@ func (l *Lease) note(began time.Time, renewed bool, err error, last bool) error 
 // Keep renews the lease three times in its lifetime until ctx ends, and then
 // returns nil. It returns ErrLeaseLost when the lease was taken away, or could
 // not be renewed for four fifths of its lifetime. A renewal that fails is tried again
-// after a tenth of it: a restart of the database would take the lease otherwise if it
-// met the second of two tries. It has a connection of its own beside the pool's, so that
-// a renewal never stands in line behind the work.
+// a tenth of it after it began: a restart of the database would take the lease otherwise
+// if it met the second of two tries. One without an answer is given up after a quarter,
+// which leaves nearly as long to the next. It has a connection of its own beside the
+// pool's, so that a renewal never stands in line behind the work.
 func (l *Lease) Keep(ctx context.Context) error {
 	r := renewal{lease: l}
 	defer r.release()
@@ -112,7 +113,7 @@ func (l *Lease) Keep(ctx context.Context) error {
 		}
 		late.Stop()
 		began := time.Now()
-		renewCtx, cancel := context.WithDeadline(ctx, earliest(deadline, began.Add(l.ttl/3)))
+		renewCtx, cancel := context.WithDeadline(ctx, earliest(deadline, began.Add(l.ttl/4)))
 		renewed, err := r.renew(renewCtx)
 		cancel()
 		if ctx.Err() != nil {
@@ -121,7 +122,7 @@ func (l *Lease) Keep(ctx context.Context) error {
 		if err == nil {
 			next.Reset(time.Until(began.Add(l.ttl / 3)))
 		} else {
-			next.Reset(l.ttl / 10)
+			next.Reset(time.Until(began.Add(l.ttl / 10)))
 		}
 		if err := l.note(began, renewed, err, err == nil || !time.Now().Before(deadline)); err != nil {
 			return err

@@ -107,9 +107,9 @@ func keep(t *testing.T, l *ledger.Ledger, ttl time.Duration) (ended <-chan error
 func TestKeepRenews(t *testing.T) {
 	t.Parallel()
 	db, l := control(t)
-	ended, stop := keep(t, l, 3*time.Second)
+	ended, stop := keep(t, l, 6*time.Second)
 	testkit.Eventually(t, 20*time.Second, func() bool {
-		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '5 seconds'`) == 1
+		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '9 seconds'`) == 1
 	}, "the lease is renewed")
 	stop()
 	require.NoError(t, <-ended)
@@ -148,10 +148,10 @@ func TestKeepEndsWhenCutOff(t *testing.T) {
 func TestKeepSurvivesASilentConnection(t *testing.T) {
 	t.Parallel()
 	db, l, proxy := throughProxy(t)
-	ended, stop := keep(t, l, 3*time.Second)
+	ended, stop := keep(t, l, 8*time.Second)
 	proxy.Set(testkit.Fault{Cut: 1, Hold: true})
 	testkit.Eventually(t, 20*time.Second, func() bool {
-		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '6 seconds'`) == 1
+		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '9 seconds'`) == 1
 	}, "the lease is renewed over another")
 	require.True(t, proxy.Struck(), "one was silent")
 	proxy.Sever()
@@ -164,7 +164,7 @@ func TestKeepSurvivesASilentConnection(t *testing.T) {
 func TestKeepSurvivesSilentConnections(t *testing.T) {
 	t.Parallel()
 	db, l, proxy := throughProxy(t)
-	ended, stop := keep(t, l, 6*time.Second)
+	ended, stop := keep(t, l, 10*time.Second)
 	var idle []*pgxpool.Conn
 	for range 3 {
 		c, err := l.Pool.Acquire(t.Context())
@@ -175,11 +175,11 @@ func TestKeepSurvivesSilentConnections(t *testing.T) {
 		c.Release()
 	}
 	testkit.Eventually(t, 20*time.Second, func() bool {
-		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '7 seconds'`) == 1
+		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '11 seconds'`) == 1
 	}, "the lease is renewed")
 	proxy.Silence()
 	testkit.Eventually(t, 20*time.Second, func() bool {
-		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '15 seconds'`) == 1
+		return db.Int(t, `SELECT count(*) FROM archiver.worker WHERE lease_until > started_at + interval '18 seconds'`) == 1
 	}, "the lease is renewed over a new one")
 	proxy.Sever()
 	stop()

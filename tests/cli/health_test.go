@@ -101,7 +101,7 @@ func TestListenAddressTaken(t *testing.T) {
 	require.EqualValues(t, 5, s.db.Int(t, openBatches))
 
 	// The default one is that of every replica on this host: reason to warn, not to fail.
-	s.worker = "lease: 2s"
+	s.worker = "lease: 20s"
 	s.configure(t)
 	testkit.EventuallyNoError(t, 30*time.Second, func() error {
 		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", config.DefaultWorkerListen)

@@ -242,7 +242,7 @@ func (s *site) count(t *testing.T, release func()) int64 {
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	s := newTable(t)
-	s.worker = "lease: 2s, shutdown_timeout: 50s"
+	s.worker = "lease: 20s, shutdown_timeout: 50s"
 	s.configure(t)
 	s.run(t, "plan").expect(t, done)
 	s.block(t)
@@ -269,6 +269,8 @@ func TestSecondSignal(t *testing.T) {
 func TestKilledWorkerIsReplaced(t *testing.T) {
 	t.Parallel()
 	s := newTable(t)
+	s.worker = "lease: 6s, shutdown_timeout: 2s" // for as long the next one waits
+	s.configure(t)
 	s.run(t, "plan").expect(t, done)
 	release := s.block(t)
 	p := s.start(t, "work")
@@ -280,7 +282,7 @@ func TestKilledWorkerIsReplaced(t *testing.T) {
 
 	began := time.Now()
 	s.run(t, "work", "--drain").expect(t, done, "lost worker")
-	require.Less(t, time.Since(began), 15*time.Second)
+	require.Less(t, time.Since(began), 30*time.Second)
 	s.requireEachRowOnce(t)
 }
 
@@ -289,7 +291,7 @@ func TestKilledWorkerIsReplaced(t *testing.T) {
 func TestLostLease(t *testing.T) {
 	t.Parallel()
 	s := newTable(t)
-	s.worker = "lease: 2s, shutdown_timeout: 50s"
+	s.worker = "lease: 6s, shutdown_timeout: 50s"
 	s.configure(t)
 	s.run(t, "plan").expect(t, done)
 	s.block(t)

@@ -31,7 +31,7 @@ const (
 )
 
 // childLease is short, so that a test does not wait long for a dead child's jobs.
-const childLease = 2 * time.Second
+const childLease = 4 * time.Second
 
 // TestChildReplica is not a test: it is the program of the processes that tests
 // start and kill, and does nothing otherwise.

@@ -32,6 +32,7 @@ func TestRecoveryConflict(t *testing.T) {
 			keys := c.keys
 			p := newPair(t, rows, map[string]string{"max_standby_streaming_delay": "2s", "autovacuum": "off"}, keys)
 			p.cfg.Databases[0].Tables[0].BatchSize = rows
+			p.cfg.Worker.Concurrency = 1 // else the second conflict may be that of the other half
 			// More than sockets can hold, or the read would be over before it is cancelled.
 			p.db.Exec(t, fmt.Sprintf(`ALTER TABLE audit_logs ALTER payload SET STORAGE EXTERNAL;
 				UPDATE audit_logs SET payload = to_jsonb(repeat('x', %d)); DROP TABLE truth; CREATE TABLE truth AS TABLE audit_logs;
@@ -69,7 +70,7 @@ func TestRecoveryConflict(t *testing.T) {
 			}
 			require.Equal(t, onPrimary, p.readFrom(source.Primary))
 			require.Equal(t, batches-onPrimary, p.readFrom(source.ReadReplica))
-			require.LessOrEqual(t, p.count(`SELECT rows FROM {s}.batch ORDER BY id LIMIT 1`), share, "half of it is read after a conflict")
+			require.LessOrEqual(t, p.count(`SELECT min(rows) FROM {s}.batch`), share, "half of it is read after a conflict")
 		})
 	}
 }

@@ -71,7 +71,7 @@ func (s *site) configure(t *testing.T) {
 control: {url: %q}
 s3: {bucket: %q, endpoint: %q, access_key_id: %q, secret_access_key: %q}
 defaults: {retention: 30d, batch_size: 100}
-worker: {lease: 5s, shutdown_timeout: 5s, listen: ""}
+worker: {lease: 20s, shutdown_timeout: 5s, listen: ""}
 ui: {listen: %q%s}
 databases:
   - name: main
