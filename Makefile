@@ -26,6 +26,8 @@ CHAOS        ?= 10m
 SEED         ?=
 # A single package or test, for example: make test PKG=./internal/encode RUN=TestFloat
 PKG          ?= ./...
+# The longest go first, or one of them would be at work alone in the end.
+TEST_PKG     := $(if $(filter ./...,$(PKG)),./tests/integration ./tests/cli ./tests/crash ./tests/fault) $(PKG)
 RUN          ?=
 
 # The tests and the demo take the S3 server from here.
@@ -45,7 +47,7 @@ demo: deps build ## Archive, verify and delete on local servers; leaves nothing 
 
 .PHONY: test
 test: deps extras vet ## Everything that CI runs: vet, unit, integration and crash tests
-	go test -tags $(TEST_TAGS) $(TEST_FLAGS) $(if $(RUN),-run '$(RUN)') $(PKG)
+	go test -tags $(TEST_TAGS) $(TEST_FLAGS) $(if $(RUN),-run '$(RUN)') $(TEST_PKG)
 	go -C tools/s3dev test $(TEST_FLAGS) ./...
 	go -C tools/deploycheck test $(TEST_FLAGS) ./...
 

@@ -29,7 +29,7 @@ func TestHeldSaysWhatBecameOfTheLease(t *testing.T) {
 	}
 
 	silent := join("silent") // as in a process that was frozen: nobody renews it
-	testkit.Eventually(t, 10*time.Second, func() bool { return silent.Held() != nil }, "the lease runs out")
+	testkit.Eventually(t, 30*time.Second, func() bool { return silent.Held() != nil }, "the lease runs out")
 	require.ErrorContains(t, silent.Held(), "not renewed for 2s, of 2s")
 
 	taken := join("taken")

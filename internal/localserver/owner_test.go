@@ -78,7 +78,7 @@ func TestServersDieWithTheirOwner(t *testing.T) {
 	require.NoError(t, cmd.Process.Kill())
 	require.Error(t, cmd.Wait())
 	for _, pid := range all.Pids {
-		testkit.Eventually(t, 10*time.Second, func() bool { return !running(pid) }, fmt.Sprintf("process %d ends", pid))
+		testkit.Eventually(t, 30*time.Second, func() bool { return !running(pid) }, fmt.Sprintf("process %d ends", pid))
 	}
 
 	// The next owner clears up after the dead one, and leaves the living alone.

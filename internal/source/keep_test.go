@@ -52,7 +52,7 @@ func TestWithSession(t *testing.T) {
 	backend(a, t, db)
 	require.EqualValues(t, 1, db.Pool.Stat().AcquiredConns(), "kept after its end")
 	// Nor is any other one for long.
-	testkit.Eventually(t, 10*time.Second, func() bool { return db.Pool.Stat().AcquiredConns() == 0 }, "it is given back")
+	testkit.Eventually(t, 30*time.Second, func() bool { return db.Pool.Stat().AcquiredConns() == 0 }, "it is given back")
 	backend(b, t, db)
 	endB()
 	require.Zero(t, db.Pool.Stat().AcquiredConns())
@@ -153,7 +153,7 @@ func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() {
-		testkit.Eventually(t, 10*time.Second, func() bool {
+		testkit.Eventually(t, 30*time.Second, func() bool {
 			return server.Int(t, `SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND state = 'active' AND pid <> pg_backend_pid()`) == 1
 		}, "it is at work")
 		cancel()

@@ -34,13 +34,13 @@ func TestStandbyLag(t *testing.T) {
 
 	standby := testkit.Open(t, testkit.Replica(t, primary), db.Name)
 	var hidden *HiddenError
-	testkit.Eventually(t, 10*time.Second, func() bool { _, err = d.StandbyLag(t.Context()); return err != nil }, "the standby is connected")
+	testkit.Eventually(t, 30*time.Second, func() bool { _, err = d.StandbyLag(t.Context()); return err != nil }, "the standby is connected")
 	require.ErrorAs(t, err, &hidden)
 	require.Equal(t, `GRANT pg_monitor TO "`+role+`"`, hidden.Hint())
 	db.Exec(t, strings.ReplaceAll(hidden.Hint(), `"`, ""))
 
 	standby.Exec(t, `SELECT pg_wal_replay_pause()`)
-	testkit.Eventually(t, 10*time.Second, func() bool {
+	testkit.Eventually(t, 30*time.Second, func() bool {
 		return standby.Text(t, `SELECT pg_get_wal_replay_pause_state()`) == "paused"
 	}, "replay is paused")
 	db.Exec(t, `CREATE TABLE big AS SELECT repeat(md5(i::text), 20) FROM generate_series(1, 6000) i`) // 4 MB of WAL
@@ -90,7 +90,7 @@ func TestActiveSessions(t *testing.T) {
 		sleep(others)
 	}
 	sleep(ours) // not counted
-	testkit.Eventually(t, 10*time.Second, func() bool {
+	testkit.Eventually(t, 30*time.Second, func() bool {
 		return db.Int(t, `SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'`) == 4
 	}, "all are at work")
 	_, err := d.ActiveSessions(t.Context())
@@ -101,7 +101,7 @@ func TestActiveSessions(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 3, n, "the idle ones, and our own, do not count")
 	db.Exec(t, `SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'`)
-	testkit.Eventually(t, 10*time.Second, func() bool { n, err = d.ActiveSessions(t.Context()); return err == nil && n == 0 }, "all are done")
+	testkit.Eventually(t, 30*time.Second, func() bool { n, err = d.ActiveSessions(t.Context()); return err == nil && n == 0 }, "all are done")
 }
 
 func TestAsk(t *testing.T) {

@@ -69,14 +69,14 @@ func TestSilentBeginning(t *testing.T) {
 	var all errgroup.Group
 	for at := range int64(40) { // more than there are
 		proxy := testkit.NewProxy(t, address)
-		dsn := strings.Replace(server.DSN, address, proxy.Addr, 1) + "&connect_timeout=1"
+		dsn := strings.Replace(server.DSN, address, proxy.Addr, 1) + "&connect_timeout=4"
 		db, err := Open(t.Context(), config.Database{Name: "main", Primary: config.Secret(dsn), PoolSize: 1}, "test")
 		require.NoError(t, err)
 		t.Cleanup(db.Close)
 		proxy.Set(testkit.Fault{Cut: at + 1, Messages: true, Hold: true})
 		all.Go(func() error {
 			defer proxy.Sever()
-			err := ping(db, 2*time.Second)
+			err := ping(db, 8*time.Second)
 			if proxy.Struck() {
 				silent.Add(1)
 				err = ping(db, time.Minute) // the driver gives up a query, and its connection, after 15 s

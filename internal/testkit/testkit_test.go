@@ -77,7 +77,7 @@ func TestReplicaFollowsAndIsPromoted(t *testing.T) {
 		require.NoError(t, conn.QueryRow(t.Context(), "select count(*) from followed").Scan(&n))
 		return n
 	}
-	testkit.Eventually(t, 10*time.Second, func() bool { return count() == 1 }, "the row is on the replica")
+	testkit.Eventually(t, 30*time.Second, func() bool { return count() == 1 }, "the row is on the replica")
 	var copied int64
 	require.NoError(t, conn.QueryRow(t.Context(), "select count(*) from busy").Scan(&copied))
 	require.Equal(t, rows, copied)
@@ -131,7 +131,7 @@ func TestBuildBuildsOnce(t *testing.T) {
 func TestEventuallyWaits(t *testing.T) {
 	t.Parallel()
 	calls := 0
-	testkit.EventuallyNoError(t, 10*time.Second, func() error {
+	testkit.EventuallyNoError(t, 30*time.Second, func() error {
 		if calls++; calls < 3 {
 			return errors.New("not yet")
 		}

@@ -147,8 +147,10 @@ func TestMetrics(t *testing.T) {
 	}
 
 	// What the control database says is read again within 15 seconds.
-	testkit.Eventually(t, 30*time.Second, func() bool { m = scrape(t, addr); return m[openIn("failed")] == 1 }, "the failed batch shows")
-	require.Zero(t, m[openIn("queued")]+m[openIn("running")]+m[openIn("waiting")]+m[openIn("stuck")]+m[openIn("lost")])
+	testkit.Eventually(t, time.Minute, func() bool {
+		m = scrape(t, addr)
+		return m[openIn("failed")] == 1 && m[openIn("queued")]+m[openIn("running")]+m[openIn("waiting")]+m[openIn("stuck")]+m[openIn("lost")] == 0
+	}, "the failed batch shows, and no other")
 	require.InDelta(t, 100, m[ofTable("archiver_fleet_open_rows", "")], 0.01)
 	require.Zero(t, m[ofTable("archiver_fleet_paused", "")])
 	require.InDelta(t, 2, m[`archiver_fleet_seats{database="main"}`], 0.01)

@@ -36,7 +36,7 @@ func TestReplicaCommands(t *testing.T) {
 	s.run(t, "check").expect(t, done, "hot_standby_feedback = on")
 	replica.Exec(t, `ALTER SYSTEM SET hot_standby_feedback = on`)
 	replica.Exec(t, `SELECT pg_reload_conf()`)
-	testkit.Eventually(t, 10*time.Second, func() bool {
+	testkit.Eventually(t, 30*time.Second, func() bool {
 		report = checkReport{}
 		s.json(t, &report, "check").expect(t, done)
 		return !slices.Contains(report.codes("", "info"), "replica_may_cancel")

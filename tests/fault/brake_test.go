@@ -57,7 +57,7 @@ func TestThrottleEndsALongRead(t *testing.T) {
 			}
 			require.ErrorContains(t, <-ended, "throttle: the query says 1 (query)")
 			s.held("throttle: the query says 1 (query)")
-			testkit.Eventually(t, 10*time.Second, func() bool {
+			testkit.Eventually(t, 30*time.Second, func() bool {
 				return s.source.Int(t, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'archiver%' AND xact_start IS NOT NULL`) == 0
 			}, "no transaction is open")
 			require.Empty(t, s.bucket.Keys(t))

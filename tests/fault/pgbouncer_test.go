@@ -47,7 +47,7 @@ func TestPgBouncer(t *testing.T) {
 				require.True(t, after.Current())
 				pool.Close()
 			}
-			testkit.Eventually(t, 5*time.Second, func() bool { return s.control.Int(t, advisoryLocks) == 0 }, "a migration has left its lock behind, in a session that others use")
+			testkit.Eventually(t, 30*time.Second, func() bool { return s.control.Int(t, advisoryLocks) == 0 }, "a migration has left its lock behind, in a session that others use")
 			s.cfg.Databases[0].Primary = config.Secret(src.DSN)
 			s.fill("audit_logs", 200, 1)
 			require.EqualValues(t, 20, s.plan("audit_logs"))
@@ -55,7 +55,7 @@ func TestPgBouncer(t *testing.T) {
 			s.settle("audit_logs")
 			s.archived("audit_logs")
 			require.Zero(t, s.attempts("audit_logs"))
-			testkit.Eventually(t, 5*time.Second, func() bool { return s.source.Int(t, advisoryLocks) == 0 }, "a delete, or the vacuum after it, has left its lock behind")
+			testkit.Eventually(t, 30*time.Second, func() bool { return s.source.Int(t, advisoryLocks) == 0 }, "a delete, or the vacuum after it, has left its lock behind")
 			require.Equal(t, mode != "none", logged.FilterMessageSnippet("behind a connection pooler").Len() == 1, "what the worker takes the server for")
 		})
 	}

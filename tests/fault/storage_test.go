@@ -129,8 +129,8 @@ func TestMultipartFaults(t *testing.T) {
 	}, func(*site) {}, 3, ", compression: none")
 }
 
-// wide is a payload of 2 MiB that no two rows share.
-const wide = `(SELECT jsonb_agg(md5(id::text || i)) FROM generate_series(1, 58000) i)`
+// wide has a payload of 2 MiB for each row, which no two rows of a table share.
+const wide = `CREATE TABLE wide AS SELECT id, jsonb_agg(md5(id::text || i)) AS payload FROM generate_series(1, %d) id, generate_series(1, 58000) i GROUP BY id`
 
 func runFaults(t *testing.T, faults []storageFault, made func(*site), rows int, options string) *site {
 	t.Helper()
@@ -143,11 +143,14 @@ func runFaults(t *testing.T, faults []storageFault, made func(*site), rows int, 
 	s := newSite(t, options, tables...)
 	made(s)
 	s.cfg.S3.MultipartThresholdBytes, s.cfg.S3.MultipartPartBytes = 5<<20, 5<<20
+	if options != "" {
+		s.source.Exec(t, fmt.Sprintf(wide, rows))
+	}
 	for _, name := range tables {
 		s.fill(name, rows, 1)
 		if options != "" {
 			for _, each := range []string{name, "truth_" + name} {
-				s.source.Exec(t, `UPDATE `+each+` SET payload = `+wide)
+				s.source.Exec(t, fmt.Sprintf(`ALTER TABLE %[1]s ALTER payload SET STORAGE EXTERNAL; UPDATE %[1]s t SET payload = w.payload FROM wide w WHERE w.id = t.id`, each))
 			}
 		}
 	}

@@ -75,7 +75,7 @@ func TestThrottleStandbyLag(t *testing.T) {
 	s, primary := throttled(t, "max_standby_lag_mb: 1")
 	standby := testkit.Open(t, testkit.Replica(t, primary), s.source.Name)
 	standby.Exec(t, `SELECT pg_wal_replay_pause()`)
-	testkit.Eventually(t, 10*time.Second, func() bool {
+	testkit.Eventually(t, 30*time.Second, func() bool {
 		return standby.Text(t, `SELECT pg_get_wal_replay_pause_state()`) == "paused" &&
 			s.source.Int(t, `SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'`) == 1
 	}, "the standby streams and does not replay")
@@ -106,7 +106,7 @@ func TestThrottleActiveSessions(t *testing.T) {
 	for range 3 {
 		go func() { _, _ = s.source.Pool.Exec(t.Context(), `SELECT pg_sleep(300)`) }() // ended below
 	}
-	testkit.Eventually(t, 10*time.Second, func() bool {
+	testkit.Eventually(t, 30*time.Second, func() bool {
 		return s.source.Int(t, `SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(300)'`) == 3
 	}, "three are at work")
 	s.work(ways{})
@@ -220,7 +220,7 @@ func TestBlindThrottle(t *testing.T) {
 	t.Parallel()
 	s, primary := throttled(t, "max_standby_lag_mb: 64")
 	testkit.Replica(t, primary)
-	testkit.Eventually(t, 10*time.Second, func() bool { return s.source.Int(t, `SELECT count(*) FROM pg_stat_replication`) == 1 }, "it is connected")
+	testkit.Eventually(t, 30*time.Second, func() bool { return s.source.Int(t, `SELECT count(*) FROM pg_stat_replication`) == 1 }, "it is connected")
 	role, dsn := s.source.Role(t)
 	s.source.Exec(t, `GRANT SELECT, DELETE, UPDATE (id) ON audit_logs TO `+role)
 	d := s.deps(ways{})

@@ -191,6 +191,6 @@ func TestBreakerKeys(t *testing.T) {
 	w.down = true
 	_, err := s.Head(t.Context(), "k", "")
 	require.Error(t, err)
-	testkit.Eventually(t, 10*time.Second, func() bool { return s.Recover(t.Context()) != nil && len(w.sent) == 2 }, "storage is asked again")
+	testkit.Eventually(t, 30*time.Second, func() bool { return s.Recover(t.Context()) != nil && len(w.sent) == 2 }, "storage is asked again")
 	require.GreaterOrEqual(t, w.gaps()[0], 100*time.Millisecond)
 }
