@@ -46,7 +46,7 @@ func (s *Store) putParts(ctx context.Context, key string, body io.ReaderAt, b Bl
 		if err != nil {
 			// Best effort: what stays is no object, only space, and the next upload
 			// of this key or the bucket's lifecycle rule clears it away.
-			_ = s.abort(cleanUp, key, created.UploadId)
+			s.abandon(cleanUp, key, created.UploadId)
 			return
 		}
 		s.abortOthers(cleanUp, key)
@@ -146,15 +146,32 @@ func (s *Store) sendPart(ctx context.Context, key string, uploadID *string, numb
 	return types.CompletedPart{PartNumber: aws.Int32(number), ETag: sent.ETag, ChecksumCRC64NVME: sum}, nil
 }
 
-// abort removes an unfinished upload; one that is gone already is no error.
-func (s *Store) abort(ctx context.Context, key string, uploadID *string) error {
-	_, err := s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+// abandon removes an upload of which parts may still be on their way. S3 keeps one that
+// arrives while the upload is aborted, and says that it may have to be aborted several
+// times (AbortMultipartUpload). A store that always says it has done so is believed at the
+// third time.
+func (s *Store) abandon(ctx context.Context, key string, uploadID *string) {
+	for range 3 {
+		if there, err := s.abort(ctx, key, uploadID); err != nil || !there {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// abort removes an unfinished upload, and says whether it was there.
+func (s *Store) abort(ctx context.Context, key string, uploadID *string) (there bool, err error) {
+	_, err = s.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
 		Bucket: s.bucket(), Key: aws.String(key), UploadId: uploadID,
 	})
 	if code, _ := apiError(err); code == "NoSuchUpload" {
-		return nil
+		return false, nil
 	}
-	return err
+	return err == nil, err
 }
 
 // abortOthers clears away the unfinished uploads of a key that has its object:
@@ -172,7 +189,7 @@ func (s *Store) abortOthers(ctx context.Context, key string) {
 		if aws.ToString(upload.Key) != key {
 			continue
 		}
-		if err := s.abort(ctx, key, upload.UploadId); errors.Is(err, context.DeadlineExceeded) {
+		if _, err := s.abort(ctx, key, upload.UploadId); errors.Is(err, context.DeadlineExceeded) {
 			return
 		}
 	}

@@ -65,7 +65,7 @@ func newSite(t *testing.T) *site {
 		db: db, bucket: bucket, program: testkit.Build(t, "./cmd/archiver"), file: filepath.Join(t.TempDir(), "archiver.yaml"),
 		controlURL: db.DSN, sourceURL: db.DSN, bucketName: bucket.Name, endpoint: bucket.Endpoint,
 		accessKey: bucket.AccessKey, secretKey: bucket.SecretKey,
-		defaults: "retention: 30d, batch_size: 100", tables: "- name: audit_logs", worker: "lease: 20s, shutdown_timeout: 2s",
+		defaults: "retention: 30d, batch_size: 100", tables: "- name: audit_logs", worker: "lease: 20s, shutdown_timeout: 5s",
 	}
 	s.configure(t)
 	return s

@@ -184,7 +184,7 @@ func (s *secretSite) run(broken map[string]string, args ...string) {
 	}
 	port := or("port", fmt.Sprint(s.port))
 	dsn := func(role, secret, database string) string {
-		u := url.URL{Scheme: "postgres", User: url.UserPassword(role, planted[secret]), Host: "127.0.0.1:" + port, Path: database, RawQuery: "sslmode=disable&connect_timeout=2"}
+		u := url.URL{Scheme: "postgres", User: url.UserPassword(role, planted[secret]), Host: "127.0.0.1:" + port, Path: database, RawQuery: "sslmode=disable&connect_timeout=10"}
 		return u.String()
 	}
 	database := fmt.Sprintf("{name: main, host: 127.0.0.1, port: %s, dbname: %s, user: reader, password: %q, sslmode: disable, tables: [{name: audit_logs}]}", port, s.source, planted[or("source", "source password")])
