@@ -221,7 +221,7 @@ func TestStopInOrder(t *testing.T) {
 			p.signal(t, c.signal)
 			r := p.wait(t)
 			r.expect(t, c.code, "worker stopping", "stopped before the batch was done")
-			require.Less(t, time.Since(began), 20*time.Second) // not until the batch is done
+			require.Less(t, time.Since(began), 13*time.Second) // not until the batch is done
 			require.EqualValues(t, 600, s.count(t, release), "nothing was deleted")
 			require.Zero(t, s.db.Int(t, `SELECT count(*) FROM archiver.river_job WHERE state = 'running'`), "the jobs are back in the queue")
 			require.Zero(t, s.db.Int(t, `SELECT count(*) FROM archiver.worker`), "the lease was given back")
@@ -282,7 +282,7 @@ func TestKilledWorkerIsReplaced(t *testing.T) {
 
 	began := time.Now()
 	s.run(t, "work", "--drain").expect(t, done, "lost worker")
-	require.Less(t, time.Since(began), 30*time.Second)
+	require.Less(t, time.Since(began), 19*time.Second)
 	s.requireEachRowOnce(t)
 }
 

@@ -13,7 +13,7 @@ import (
 // the audit tables are written to, locked, rewritten and changed.
 func TestRandomKills(t *testing.T) {
 	t.Parallel()
-	kills := int64(30)
+	kills := int64(40)
 	if text := os.Getenv("ARCHIVER_KILLS"); text != "" {
 		var err error
 		kills, err = strconv.ParseInt(text, 10, 64)

@@ -311,7 +311,7 @@ func TestKill9(t *testing.T) {
 	died := time.Now()
 	tr.finish(nil)
 	tr.archived(batches)
-	require.Less(t, time.Since(died), childLease+20*time.Second)
+	require.Less(t, time.Since(died), childLease+10*time.Second)
 	require.EqualValues(t, 1, tr.count(`SELECT max(attempt) FROM {s}.river_job`), "dying is no error of the batch")
 	require.GreaterOrEqual(t, tr.count(`SELECT count(*) FROM {s}.river_job, unnest(errors) e WHERE e->>'error' LIKE 'worker lost: %'`), int64(5))
 	require.Len(t, tr.bucket.Keys(t), 2*batches)
